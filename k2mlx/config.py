@@ -1,0 +1,315 @@
+"""What a K2 is made of: the fields of config.json, read, checked and frozen.
+
+Field names and meanings are those of the Hugging Face checkpoints (k2-spec 1; configuration_deepseek.py).
+A value that this code does not implement is a ConfigError, a key that it does not know is a warning:
+neither is passed over in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError, ConfigError
+
+CHAT_FORMATS = ("k2-nano", "kimi-k2-instruct", "kimi-k2-thinking", "kimi-k2.5")
+
+# Keys that say nothing about the computation: bookkeeping, training-time values, defaults of generation.
+IGNORED_KEYS = frozenset(
+    "architectures auto_map attention_dropout aux_loss_alpha seq_aux ep_size pretraining_tp torch_dtype dtype "
+    "use_cache transformers_version bos_token_id pad_token_id unk_token_id _name_or_path "
+    "num_nextn_predict_layers output_attentions output_hidden_states return_dict tie_encoder_decoder "
+    "num_key_value_heads moe_layer_freq head_dim rope_parameters rope_interleave qk_head_dim".split()
+)
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """YaRN (arXiv 2309.00071) as config.json's `rope_scaling` gives it. No field has a default but the
+    scales: `beta_fast` is 1 in K2 and 32 in K2.5, and a wrong guess is silently wrong (k2-spec 0.1)."""
+
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float
+    beta_slow: float
+    mscale: float = 1.0
+    mscale_all_dim: float = 0.0
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any] | None) -> RopeScaling | None:
+        if d is None:
+            return None
+        d = dict(d)
+        kind = d.pop("type", d.pop("rope_type", "yarn"))
+        d.pop("rope_type", None)
+        if kind != "yarn":
+            raise ConfigError(
+                f"rope_scaling.type: got {kind!r}, wanted 'yarn' (or rope_scaling: null)"
+            )
+        return _build(cls, d, "rope_scaling.")
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How one kind of matrix is stored. `symmetric` is K2's INT4 grid (codes -7..7, no biases on disk),
+    `affine` is MLX's w = q * scale + bias; both with one scale for each `group_size` inputs of a row."""
+
+    bits: int
+    group_size: int
+    mode: str = "affine"
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any], where: str) -> QuantSpec:
+        spec = _build(cls, d, where)
+        if spec.mode not in ("affine", "symmetric"):
+            raise ConfigError(f"{where}mode: got {spec.mode!r}, wanted 'affine' or 'symmetric'")
+        bits = (4,) if spec.mode == "symmetric" else (2, 3, 4, 5, 6, 8)
+        if spec.bits not in bits:
+            raise ConfigError(f"{where}bits: got {spec.bits}, wanted one of {bits} for {spec.mode}")
+        groups = (32,) if spec.mode == "symmetric" else (32, 64, 128)
+        if spec.group_size not in groups:
+            raise ConfigError(f"{where}group_size: got {spec.group_size}, wanted one of {groups}")
+        return spec
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Which matrices are quantised and how; None leaves them in floating point.
+
+    The router's gate, its correction bias and all norms are never quantised.
+    """
+
+    experts: QuantSpec | None = None
+    rest: QuantSpec | None = None
+    embed_tokens: QuantSpec | None = None
+    lm_head: QuantSpec | None = None
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> Quantization:
+        for key in d:
+            if key not in cls.__dataclass_fields__:
+                wanted = ", ".join(cls.__dataclass_fields__)
+                raise ConfigError(f"quantization.{key}: unknown key; wanted {wanted}")
+            if d[key] is not None and not isinstance(d[key], dict):
+                raise ConfigError(
+                    f"quantization.{key}: got {d[key]!r}, wanted an object with bits, group_size, mode"
+                )
+        return cls(
+            **{
+                k: QuantSpec.from_dict(v, f"quantization.{k}.")
+                for k, v in d.items()
+                if v is not None
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One K2. Sizes are counts of elements; `rms_norm_eps` is for the layer norms (the two low-rank
+    norms of the attention always use 1e-6, k2-spec 0.2)."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    moe_intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    n_routed_experts: int
+    num_experts_per_tok: int
+    q_lora_rank: int
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    routed_scaling_factor: float
+    n_shared_experts: int = 1
+    first_k_dense_replace: int = 1
+    initializer_range: float = 0.02
+    norm_topk_prob: bool = True
+    rope_scaling: RopeScaling | None = None
+    quantization: Quantization | None = None
+    checkpoint_format: str = "k2mlx"  # of the weights: k2mlx | bf16 | fp8 | int4
+    chat_format: str = "kimi-k2-instruct"
+    eos_token_id: tuple[int, ...] = ()
+    model_type: str = "kimi_k2"
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ModelConfig:
+        """Read FOLDER/config.json. Raises CheckpointError without a file, ConfigError for its content."""
+        path = Path(folder) / "config.json"
+        if not path.is_file():
+            raise CheckpointError(
+                f"{folder}: no config.json there; wanted a folder with config.json and *.safetensors. "
+                "Give --model the folder of a model, such as models/k2-nano."
+            )
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not JSON ({error}); fetch the file again") from None
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> ModelConfig:
+        """Check a config.json's content. Raises ConfigError naming the key, what it holds and what is built."""
+        if not isinstance(d, dict):
+            raise ConfigError(f"got {type(d).__name__}, wanted a JSON object")
+        if isinstance(d.get("text_config"), dict):  # K2.5 keeps the language model in a part
+            d = d["text_config"]
+        d = dict(d)
+        _check_fixed(d)
+        heads = d.get("num_attention_heads")
+        if d.get("num_key_value_heads", heads) != heads:
+            raise ConfigError(
+                f"num_key_value_heads: got {d['num_key_value_heads']}, wanted {heads}"
+            )
+        hf = d.pop("quantization_config", None)
+        own = d.pop("quantization", None)
+        eos = d.pop("eos_token_id", ())
+        values = {
+            "rope_scaling": RopeScaling.from_dict(d.pop("rope_scaling", None)),
+            "quantization": None if own is None else Quantization.from_dict(own),
+            "checkpoint_format": _checkpoint_format(own, hf, d.pop("checkpoint_format", None)),
+            "chat_format": d.pop("chat_format", None),
+            "eos_token_id": tuple(eos) if isinstance(eos, list | tuple) else (eos,),
+        }
+        values["chat_format"] = values["chat_format"] or _chat_format(values)
+        if values["chat_format"] not in CHAT_FORMATS:
+            wanted = ", ".join(CHAT_FORMATS)
+            raise ConfigError(f"chat_format: got {values['chat_format']!r}, wanted one of {wanted}")
+        unknown = [k for k in d if k not in cls.__dataclass_fields__ and k not in IGNORED_KEYS]
+        if unknown:
+            warnings.warn(
+                f"config.json: unknown keys are not used: {', '.join(unknown)}", stacklevel=2
+            )
+        known = {k: v for k, v in d.items() if k in cls.__dataclass_fields__}
+        config = _build(cls, known | values, "")
+        config._check()
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a config.json that `from_dict` reads back and that mlx-lm and transformers know."""
+        d = {k: v for k, v in asdict(self).items() if v is not None}
+        d["eos_token_id"] = list(self.eos_token_id)
+        if self.quantization:
+            d["quantization"] = {k: v for k, v in d["quantization"].items() if v is not None}
+        if self.rope_scaling:
+            d["rope_scaling"]["type"] = "yarn"
+        fixed = {k: v[0] for k, v in _FIXED.items() if k not in ("model_type",)}
+        return (
+            {"architectures": ["DeepseekV3ForCausalLM"]}
+            | fixed
+            | d
+            | {"num_key_value_heads": self.num_attention_heads}
+        )
+
+    @property
+    def qk_head_dim(self) -> int:
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    def is_dense(self, layer: int) -> bool:
+        """Whether layer number `layer` has a dense feed-forward part instead of experts."""
+        return layer < self.first_k_dense_replace
+
+    def _check(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and value < (0 if field.name == "first_k_dense_replace" else 1):
+                raise ConfigError(f"{field.name}: got {value}, wanted a positive number")
+        if self.num_experts_per_tok > self.n_routed_experts:
+            raise ConfigError(
+                f"num_experts_per_tok: got {self.num_experts_per_tok}, wanted at most "
+                f"n_routed_experts = {self.n_routed_experts}"
+            )
+        if self.qk_rope_head_dim % 2:
+            raise ConfigError(
+                f"qk_rope_head_dim: got {self.qk_rope_head_dim}, wanted an even number"
+            )
+
+
+# The values that define the K2 family; the first of each is written, any of them is read.
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "model_type": ("kimi_k2", "deepseek_v3", "kimi_k25"),
+    "hidden_act": ("silu",),
+    "scoring_func": ("sigmoid",),
+    "topk_method": ("noaux_tc",),
+    "n_group": (1, None),
+    "topk_group": (1, None),
+    "moe_layer_freq": (1,),
+    "attention_bias": (False,),
+    "tie_word_embeddings": (False,),
+}
+
+
+def _check_fixed(d: dict[str, Any]) -> None:
+    for key, wanted in _FIXED.items():
+        got = d.get(key, wanted[0])
+        if got not in wanted or isinstance(got, bool) != isinstance(wanted[0], bool):
+            raise ConfigError(f"{key}: got {got!r}, wanted {wanted[0]!r}; this is not a Kimi K2")
+        if key != "model_type":
+            d.pop(key, None)
+
+
+def _checkpoint_format(own: Any, hf: Any, explicit: str | None) -> str:
+    if own is not None or (hf is None and explicit is None):
+        return "k2mlx" if own is not None else "bf16"
+    if explicit is not None:
+        if explicit not in ("k2mlx", "bf16"):
+            raise ConfigError(f"checkpoint_format: got {explicit!r}, wanted 'k2mlx' or 'bf16'")
+        return explicit
+    method = hf.get("quant_method") if isinstance(hf, dict) else None
+    if method == "fp8" and hf.get("weight_block_size") == [128, 128] and hf.get("fmt") == "e4m3":
+        return "fp8"
+    if method == "compressed-tensors" and hf.get("format") == "pack-quantized":
+        return "int4"
+    raise ConfigError(
+        f"quantization_config: got quant_method {method!r}, wanted 'fp8' (e4m3, 128x128 blocks) or "
+        "'compressed-tensors' (pack-quantized); this quantisation is unknown"
+    )
+
+
+def _chat_format(values: dict[str, Any]) -> str:
+    """The official checkpoints do not name their prompt format; the weights and the rope tell them apart."""
+    scaling = values["rope_scaling"]
+    if values["checkpoint_format"] != "int4":
+        return "kimi-k2-instruct"
+    return "kimi-k2.5" if scaling and scaling.beta_fast == 32 else "kimi-k2-thinking"
+
+
+def _build(cls: type, values: dict[str, Any], where: str) -> Any:
+    """Make the dataclass `cls`, with types checked: bool is no number, 8.0 is an int, 8 is a float."""
+    known = {f.name: f for f in fields(cls)}
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}{key}: unknown key; wanted one of {', '.join(known)}")
+    out = {}
+    for name, field in known.items():
+        if name not in values:
+            if field.default is MISSING:
+                raise ConfigError(f"{where}{name}: missing; wanted {field.type}")
+            continue
+        out[name] = _typed(values[name], str(field.type), where + name)
+    return cls(**out)
+
+
+def _typed(value: Any, kind: str, where: str) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "int":
+        if not number or value != int(value):
+            raise ConfigError(f"{where}: got {value!r}, wanted a whole number")
+        return int(value)
+    if kind == "float":
+        if not number:
+            raise ConfigError(f"{where}: got {value!r}, wanted a number")
+        return float(value)
+    if kind == "bool" and not isinstance(value, bool):
+        raise ConfigError(f"{where}: got {value!r}, wanted true or false")
+    if kind == "str" and not isinstance(value, str):
+        raise ConfigError(f"{where}: got {value!r}, wanted a string")
+    return value

@@ -1,0 +1,124 @@
+"""Kimi K2's text model: embedding, decoder layers, head; one device, no ranks.
+
+The module tree carries the checkpoint's names; only the experts differ, which are stacked
+(weights/names.py maps them). Shape letters: B batch, L tokens, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from .cache import LatentCache
+from .config import ModelConfig, QuantSpec
+from .nn.mla import MLA
+from .nn.moe import MLP, MoE
+from .nn.quant import linear
+
+
+class DecoderLayer(nn.Module):
+    """x + attention(norm x), then + feed-forward(norm x)."""
+
+    def __init__(self, config: ModelConfig, index: int):
+        super().__init__()
+        spec = config.quantization.rest if config.quantization else None
+        self.self_attn = MLA(config)
+        self.mlp: MLP | MoE = (
+            MLP(config.hidden_size, config.intermediate_size, spec)
+            if config.is_dense(index)
+            else MoE(config)
+        )
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def __call__(
+        self,
+        x: mx.array,
+        cache: LatentCache | None = None,
+        segments: mx.array | None = None,
+        router_load: list[mx.array] | None = None,
+    ) -> mx.array:
+        x = x + self.self_attn(self.input_layernorm(x), cache, segments)
+        h = self.post_attention_layernorm(x)
+        return x + (self.mlp(h, router_load) if isinstance(self.mlp, MoE) else self.mlp(h))
+
+
+class Decoder(nn.Module):
+    """What the checkpoints keep under `model.`: everything but the head."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        quantization = config.quantization
+        self.embed_tokens = _embedding(config, quantization.embed_tokens if quantization else None)
+        self.layers = [DecoderLayer(config, i) for i in range(config.num_hidden_layers)]
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+
+class Model(nn.Module):
+    """tokens [B, L] -> logits [B, L, V]. Weights are lazy: nothing is allocated before it is used."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        quantization = config.quantization
+        self.lm_head = linear(
+            config.hidden_size, config.vocab_size, quantization.lm_head if quantization else None
+        )
+
+    def __call__(self, tokens: mx.array, cache: list[LatentCache] | None = None) -> mx.array:
+        return self.head(self.hidden(tokens, cache))
+
+    def embed(self, tokens: mx.array) -> mx.array:
+        """[B, L] -> [B, L, H]."""
+        return self.model.embed_tokens(tokens)
+
+    @property
+    def layers(self) -> list[DecoderLayer]:
+        return self.model.layers
+
+    def head(self, hidden: mx.array) -> mx.array:
+        """Hidden states after the final norm [..., H] -> logits [..., V]."""
+        return self.lm_head(hidden)
+
+    def hidden(
+        self,
+        tokens: mx.array,
+        cache: list[LatentCache] | None = None,
+        segments: mx.array | None = None,
+        router_load: list[mx.array] | None = None,
+    ) -> mx.array:
+        """tokens [B, L] -> states after the final norm [B, L, H].
+
+        cache: one LatentCache a layer, extended by L. segments [B, L] (without cache): tokens see only
+        their own segment. router_load: a list that gets one [E] count of chosen pairs a MoE layer.
+        """
+        x = self.embed(tokens)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, cache[i] if cache is not None else None, segments, router_load)
+        return self.model.norm(x)
+
+    def make_cache(self) -> list[LatentCache]:
+        return [LatentCache() for _ in self.layers]
+
+    def reset(self, seed: int) -> None:
+        """Start afresh for training: matrices N(0, initializer_range), norms 1, correction biases 0."""
+        std, fresh = self.config.initializer_range, {}
+        names = tree_flatten(self.parameters())
+        keys = mx.random.split(mx.random.key(seed), len(names))
+        for (name, value), key in zip(names, keys, strict=True):
+            if name.endswith("norm.weight"):
+                fresh[name] = mx.ones(value.shape)
+            elif name.endswith("e_score_correction_bias"):
+                fresh[name] = mx.zeros(value.shape)
+            else:
+                fresh[name] = mx.random.normal(value.shape, scale=std, key=key)
+        self.update(tree_unflatten(list(fresh.items())))
+
+
+def _embedding(config: ModelConfig, spec: QuantSpec | None) -> nn.Embedding | nn.QuantizedEmbedding:
+    size = (config.vocab_size, config.hidden_size)
+    if spec is None:
+        return nn.Embedding(*size)
+    return nn.QuantizedEmbedding(*size, group_size=spec.group_size, bits=spec.bits)

@@ -1,0 +1,126 @@
+"""K2's INT4 grid, and matrices (single, or one for each expert) that are stored quantised.
+
+The grid (k2-spec 3.2 and 0.6, 0.7): each 32 consecutive inputs of a row share one bfloat16 scale
+s = max(absmax / 7, 1e-5); codes are rint(w / s) in -7..7, stored as code + 8, eight to a word, lowest bits
+first. MLX's kernels read the same words with biases = -8 s, which is exact in bfloat16, so the biases are
+made at load and never stored.
+
+Shape letters: E experts, O outputs, I inputs, N rows of x in expert order.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..config import QuantSpec
+
+GROUP = 32
+
+
+def _codes(w: mx.array) -> tuple[mx.array, mx.array]:
+    """Codes -7..7 [..., O, I/32, 32] and bfloat16 scales [..., O, I/32, 1], both as float32."""
+    groups = w.astype(mx.float32).reshape(*w.shape[:-1], -1, GROUP)
+    scales = mx.maximum(mx.abs(groups).max(axis=-1, keepdims=True) / 7, 1e-5)
+    scales = scales.astype(mx.bfloat16).astype(mx.float32)
+    return mx.clip(mx.round(groups / scales), -7, 7), scales
+
+
+def k2_quantize(w: mx.array) -> tuple[mx.array, mx.array]:
+    """w [..., O, I] -> packed uint32 [..., O, I/8], scales bfloat16 [..., O, I/32]. I must divide by 32."""
+    codes, scales = _codes(w)
+    nibbles = (codes + 8).astype(mx.uint32).reshape(*w.shape[:-1], -1, 8)
+    packed = (nibbles << mx.arange(0, 32, 4, dtype=mx.uint32)).sum(axis=-1).astype(mx.uint32)
+    return packed, scales.squeeze(-1).astype(mx.bfloat16)
+
+
+def k2_dequantize(packed: mx.array, scales: mx.array, dtype: mx.Dtype = mx.float32) -> mx.array:
+    """The inverse of `k2_quantize`: w [..., O, I] in `dtype`."""
+    nibbles = (packed[..., None] >> mx.arange(0, 32, 4, dtype=mx.uint32)) & 15
+    codes = nibbles.astype(mx.float32).reshape(*scales.shape, GROUP) - 8
+    w = codes * scales.astype(mx.float32)[..., None]
+    return w.reshape(*scales.shape[:-1], -1).astype(dtype)
+
+
+def fake_quantize(w: mx.array) -> mx.array:
+    """w rounded to K2's grid, with the gradient of the identity (straight-through), for training."""
+    codes, scales = _codes(w)
+    rounded = (codes * scales).reshape(w.shape).astype(w.dtype)
+    return w + mx.stop_gradient(rounded - w)
+
+
+def symmetric_biases(scales: mx.array) -> mx.array:
+    """What MLX's affine kernels add so that nibble 8 means zero."""
+    return scales * -8
+
+
+def quantize(w: mx.array, spec: QuantSpec) -> dict[str, mx.array]:
+    """w [..., O, I] as MLX's kernels take it: weight, scales, biases."""
+    if spec.mode == "symmetric":
+        packed, scales = k2_quantize(w)
+        return {"weight": packed, "scales": scales, "biases": symmetric_biases(scales)}
+    if (
+        w.ndim == 3
+    ):  # mx.quantize of a stack fails on CUDA (notes of MLX 0.32.4), matrix by matrix works
+        parts = [mx.quantize(m, group_size=spec.group_size, bits=spec.bits) for m in w]
+        weight, scales, biases = (mx.stack(part) for part in zip(*parts, strict=True))
+    else:
+        weight, scales, biases = mx.quantize(w, group_size=spec.group_size, bits=spec.bits)
+    return {"weight": weight, "scales": scales, "biases": biases}
+
+
+def linear(inputs: int, outputs: int, spec: QuantSpec | None) -> nn.Linear | nn.QuantizedLinear:
+    """A matrix [O, I] without bias, stored as `spec` says."""
+    if spec is None:
+        return nn.Linear(inputs, outputs, bias=False)
+    return nn.QuantizedLinear(
+        inputs, outputs, bias=False, group_size=spec.group_size, bits=spec.bits
+    )
+
+
+class ExpertLinear(nn.Module):
+    """One matrix for each expert, stacked: weight [E, O, I]."""
+
+    def __init__(self, experts: int, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = mx.random.normal((experts, outputs, inputs), scale=inputs**-0.5)
+
+    def __call__(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
+        """x [..., 1, I], indices [...] -> [..., 1, O]: each row through the matrix of its expert.
+        `in_order`: indices ascend, which the kernels use to read each expert once."""
+        w = self.weight.swapaxes(-1, -2)
+        return mx.gather_mm(x, w, rhs_indices=indices, sorted_indices=in_order)
+
+
+class QuantizedExpertLinear(nn.Module):
+    """`ExpertLinear` with weight uint32 [E, O, I*bits/32], scales and biases [E, O, I/group_size]."""
+
+    def __init__(self, experts: int, inputs: int, outputs: int, spec: QuantSpec):
+        super().__init__()
+        self.spec = spec
+        self.weight = mx.zeros((experts, outputs, inputs * spec.bits // 32), mx.uint32)
+        self.scales = mx.zeros((experts, outputs, inputs // spec.group_size))
+        self.biases = mx.zeros((experts, outputs, inputs // spec.group_size))
+        self.freeze()
+
+    def __call__(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
+        return mx.gather_qmm(
+            x,
+            self.weight,
+            self.scales,
+            self.biases,
+            rhs_indices=indices,
+            transpose=True,
+            group_size=self.spec.group_size,
+            bits=self.spec.bits,
+            sorted_indices=in_order,
+        )
+
+
+def expert_linear(
+    experts: int, inputs: int, outputs: int, spec: QuantSpec | None
+) -> ExpertLinear | QuantizedExpertLinear:
+    """A stack of expert matrices [E, O, I], stored as `spec` says."""
+    if spec is None:
+        return ExpertLinear(experts, inputs, outputs)
+    return QuantizedExpertLinear(experts, inputs, outputs, spec)
