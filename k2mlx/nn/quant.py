@@ -42,31 +42,41 @@ def k2_dequantize(packed: mx.array, scales: mx.array, dtype: mx.Dtype = mx.float
     return w.reshape(*scales.shape[:-1], -1).astype(dtype)
 
 
-def fake_quantize(w: mx.array) -> mx.array:
-    """w rounded to K2's grid, with the gradient of the identity (straight-through), for training."""
-    codes, scales = _codes(w)
-    rounded = (codes * scales).reshape(w.shape).astype(w.dtype)
-    return w + mx.stop_gradient(rounded - w)
-
-
 def symmetric_biases(scales: mx.array) -> mx.array:
     """What MLX's affine kernels add so that nibble 8 means zero."""
     return scales * -8
 
 
 def quantize(w: mx.array, spec: QuantSpec) -> dict[str, mx.array]:
-    """w [..., O, I] as MLX's kernels take it: weight, scales, biases."""
+    """w [..., O, I] as MLX's kernels take it: weight uint32, scales and biases bfloat16."""
     if spec.mode == "symmetric":
         packed, scales = k2_quantize(w)
         return {"weight": packed, "scales": scales, "biases": symmetric_biases(scales)}
-    if (
-        w.ndim == 3
-    ):  # mx.quantize of a stack fails on CUDA (notes of MLX 0.32.4), matrix by matrix works
+    w = w.astype(mx.bfloat16)  # so that the codes are chosen for the scales as they are stored
+    if w.ndim == 3:  # mx.quantize of a large stack fails on CUDA in MLX 0.32.4
         parts = [mx.quantize(m, group_size=spec.group_size, bits=spec.bits) for m in w]
         weight, scales, biases = (mx.stack(part) for part in zip(*parts, strict=True))
     else:
         weight, scales, biases = mx.quantize(w, group_size=spec.group_size, bits=spec.bits)
     return {"weight": weight, "scales": scales, "biases": biases}
+
+
+def fake_quantize(w: mx.array, spec: QuantSpec) -> mx.array:
+    """w as it will be stored, with the gradient of the identity (straight-through), for training.
+
+    Not the gradient of mx.dequantize(mx.quantize(w)): that is not zero, but it is not this one either.
+    """
+    fixed = mx.stop_gradient(w)
+    if spec.mode == "symmetric":
+        codes, scales = _codes(fixed)
+        rounded = (codes * scales).reshape(w.shape)
+    else:
+        parts = quantize(fixed, spec)
+        scales, biases = (parts[k].astype(mx.float32) for k in ("scales", "biases"))
+        rounded = mx.dequantize(
+            parts["weight"], scales, biases, group_size=spec.group_size, bits=spec.bits
+        )
+    return w + mx.stop_gradient(rounded.astype(w.dtype) - fixed)
 
 
 def linear(inputs: int, outputs: int, spec: QuantSpec | None) -> nn.Linear | nn.QuantizedLinear:

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: their names and shapes, reading them safely, writing them whole."""
