@@ -1,0 +1,70 @@
+"""The chat formats of the K2 family: one envelope, four dialects of it.
+
+| format           | default system prompt | reasoning in history | `<think>` in the prompt | tools    |
+|------------------|-----------------------|----------------------|-------------------------|----------|
+| k2-nano          | none                  | no                   | no                      | JSON     |
+| kimi-k2-instruct | Kimi's                | no                   | no                      | JSON     |
+| kimi-k2-thinking | Kimi's                | yes                  | no                      | JSON     |
+| kimi-k2.5        | none                  | yes                  | yes                     | TypeScript, not built yet |
+
+Source: the chat templates of Kimi-K2-Instruct, -Instruct-0905, -Thinking and K2.5.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from k2mlx.errors import RequestError
+
+ReasoningMode = Literal["none", "optional", "open"]
+"""Where a model's output starts, see k2mlx.chat.parse: it never thinks; it may open `<think>`; it is already inside."""
+
+KIMI_SYSTEM = "You are Kimi, an AI assistant created by Moonshot AI."
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one family of models writes the envelope.
+
+    default_system: system prompt put in when the first message is not one.
+    history_reasoning: assistant messages are written with their `<think>...</think>`.
+    reasoning: how the model's own output starts.
+    built: whether it can be rendered; all can be parsed.
+    """
+
+    name: str
+    default_system: str | None = None
+    history_reasoning: bool = False
+    reasoning: ReasoningMode = "none"
+    built: bool = True
+
+
+FORMATS = {
+    format.name: format
+    for format in (
+        Format("k2-nano"),
+        Format("kimi-k2-instruct", default_system=KIMI_SYSTEM),
+        Format(
+            "kimi-k2-thinking",
+            default_system=KIMI_SYSTEM,
+            history_reasoning=True,
+            reasoning="optional",
+        ),
+        Format("kimi-k2.5", history_reasoning=True, reasoning="open", built=False),
+    )
+}
+
+
+def find_format(name: str) -> Format:
+    """The format of that name, or RequestError with the names there are."""
+    if name not in FORMATS:
+        raise RequestError(f"chat format: got {name!r}, wanted one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def reasoning_mode(name: str, thinking: bool | None = None) -> ReasoningMode:
+    """How the output of a model of this format starts, for StreamParser.
+
+    thinking: what the prompt was rendered with. False closes K2.5's prefilled reasoning, so its output starts as text.
+    """
+    mode = find_format(name).reasoning
+    return "optional" if mode == "open" and thinking is False else mode

@@ -1,0 +1,261 @@
+"""Messages and tools to the prompt of a K2 model.
+
+A prompt is a list of pieces: Marker (one special token) and Plain (ordinary text). Only this file makes markers, from
+its own constants, so nothing in a message, a tool's declaration or a tool's result can forge one.
+
+The envelope, without newlines between turns:
+
+    turn     <|im_user|> or <|im_assistant|> or <|im_system|>, name or role, <|im_middle|>, body, <|im_end|>
+    tools    a turn of <|im_system|> named tool_declare, before all others; its body is compact JSON with sorted keys
+    system   the format's default system prompt when the first message is not a system message
+    result   body of a tool's turn: `## Return of ID`, newline, content
+    calls    after an assistant's content: <|tool_calls_section_begin|>, then for each call <|tool_call_begin|> ID
+             <|tool_call_argument_begin|> JSON <|tool_call_end|>, then <|tool_calls_section_end|>
+    reasoning (kimi-k2-thinking) <think>...</think> before an assistant's content. It is emptied up to and including
+             the last assistant message without calls: the model sees again only what it thought in the turn under way.
+
+A call's id is written as given; without one it is `functions.NAME:IDX`, IDX counting all calls of the conversation
+from 0. Arguments given as text are copied, given as an object they are dumped. A lone surrogate, which no tokenizer
+can express, becomes U+FFFD.
+
+Source: chat templates of Kimi-K2-Instruct and Kimi-K2-Thinking; tests/golden/prompts-k2-thinking.json pins the bytes.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from k2mlx.chat.formats import Format, find_format
+from k2mlx.chat.messages import Message, ToolSpec, check_messages, check_tools, is_image
+from k2mlx.errors import RequestError
+from k2mlx.tokenizer import Tokenizer
+
+ROLE_MARKERS = {"user": "<|im_user|>", "assistant": "<|im_assistant|>"}
+
+
+@dataclass(frozen=True)
+class Marker:
+    """One special token of the prompt."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A stretch of ordinary text, encoded by itself: no token reaches across a marker."""
+
+    text: str
+
+
+Piece = Marker | Plain
+
+
+def render(
+    messages: Sequence[Message],
+    tools: Sequence[ToolSpec] | None = None,
+    *,
+    format: str,
+    thinking: bool | None = None,
+    generation_prompt: bool = True,
+) -> list[Piece]:
+    """The prompt that a conversation becomes.
+
+    thinking: only K2.5 listens to it; the other formats have no such switch.
+    generation_prompt: end with the header of the assistant's turn that the model is to write.
+
+    Raises: RequestError for messages or tools of the wrong shape and for a format that is not built.
+    """
+    prompt = _compose(messages, tools, _buildable(format))
+    if generation_prompt:
+        prompt.header("assistant", "assistant")
+    return prompt.pieces
+
+
+def render_ids(
+    messages: Sequence[Message],
+    tools: Sequence[ToolSpec] | None,
+    tokenizer: Tokenizer,
+    *,
+    format: str,
+    thinking: bool | None = None,
+    generation_prompt: bool = True,
+) -> list[int]:
+    """Token ids of `render`; see there."""
+    pieces = render(
+        messages, tools, format=format, thinking=thinking, generation_prompt=generation_prompt
+    )
+    return pieces_to_ids(pieces, tokenizer)
+
+
+def render_for_training(
+    messages: Sequence[Message],
+    tools: Sequence[ToolSpec] | None,
+    tokenizer: Tokenizer,
+    *,
+    format: str,
+) -> tuple[list[int], list[bool]]:
+    """Token ids of a whole conversation, and for each whether the model is to learn to produce it.
+
+    It learns each assistant turn after its header: content, call markers, ids, arguments, <|im_end|>. It does not learn
+    a message with `"loss": False`, nor the empty `<think></think>` that stands in history for reasoning left out.
+
+    Shapes: two lists of one length; loss[i] speaks of ids[i] as a target.
+    """
+    prompt = _compose(messages, tools, _buildable(format))
+    ids: list[int] = []
+    loss: list[bool] = []
+    for piece, produced in zip(prompt.pieces, prompt.produced, strict=True):
+        tokens = pieces_to_ids([piece], tokenizer)
+        ids += tokens
+        loss += [produced] * len(tokens)
+    return ids, loss
+
+
+def pieces_to_text(pieces: Iterable[Piece]) -> str:
+    """The prompt as it reads, markers spelled out. Encoding this text would let it forge markers: use the pieces."""
+    return "".join(piece.text for piece in pieces)
+
+
+def pieces_to_ids(pieces: Iterable[Piece], tokenizer: Tokenizer) -> list[int]:
+    """Token ids of the pieces. Raises RequestError for a marker that the tokenizer does not have."""
+    ids: list[int] = []
+    for piece in pieces:
+        if isinstance(piece, Plain):
+            ids += tokenizer.encode(piece.text)
+        elif (token := tokenizer.special.get(piece.text)) is not None:
+            ids.append(token)
+        else:
+            raise RequestError(
+                f"{piece.text}: this model's vocabulary has no such marker (it cannot see images); "
+                "send text only"
+            )
+    return ids
+
+
+@dataclass
+class _Prompt:
+    """Pieces so far; produced[i] tells whether the assistant wrote pieces[i] and is to learn it."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    produced: list[bool] = field(default_factory=list)
+    learn: bool = False
+
+    def marker(self, text: str) -> None:
+        self.pieces.append(Marker(text))
+        self.produced.append(self.learn)
+
+    def plain(self, text: str) -> None:
+        if not text:
+            return
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if self.pieces and isinstance(last := self.pieces[-1], Plain):
+            self.pieces[-1] = Plain(last.text + text)
+            return
+        self.pieces.append(Plain(text))
+        self.produced.append(self.learn)
+
+    def header(self, role: str, name: str) -> None:
+        self.marker(ROLE_MARKERS.get(role, "<|im_system|>"))
+        self.plain(name)
+        self.marker("<|im_middle|>")
+
+    def turn(self, role: str, name: str, body: str) -> None:
+        self.header(role, name)
+        self.plain(body)
+        self.marker("<|im_end|>")
+
+
+def _buildable(name: str) -> Format:
+    format = find_format(name)
+    if not format.built:
+        raise RequestError(
+            f"chat format {name}: its prompts need tools declared in TypeScript, which is not built "
+            "yet; 'k2mlx parse' reads its output, kimi-k2-thinking is the nearest format that renders"
+        )
+    return format
+
+
+def _compose(
+    messages: Sequence[Message], tools: Sequence[ToolSpec] | None, format: Format
+) -> _Prompt:
+    check_messages(messages)
+    check_tools(tools)
+    prompt = _Prompt()
+    if tools:
+        prompt.turn("system", "tool_declare", _dump(tools, separators=(",", ":"), sort_keys=True))
+    if format.default_system and (not messages or messages[0]["role"] != "system"):
+        prompt.turn("system", "system", format.default_system)
+    history = _history_length(messages)
+    calls = 0
+    for index, message in enumerate(messages):
+        prompt.header(message["role"], message.get("name") or message["role"])
+        if message["role"] == "assistant":
+            _assistant_body(prompt, message, calls, format, in_history=index < history)
+            calls += len(message.get("tool_calls") or ())
+        else:
+            if message["role"] == "tool":
+                prompt.plain(f"## Return of {message['tool_call_id']}\n")
+            _content(prompt, message.get("content"))
+            prompt.marker("<|im_end|>")
+    return prompt
+
+
+def _history_length(messages: Sequence[Message]) -> int:
+    """How many messages come before the turn under way: up to the last assistant message without calls."""
+    for index in reversed(range(len(messages))):
+        if messages[index]["role"] == "assistant" and not messages[index].get("tool_calls"):
+            return index + 1
+    return 0
+
+
+def _assistant_body(
+    prompt: _Prompt, message: Message, first_call: int, format: Format, *, in_history: bool
+) -> None:
+    supervised = message.get("loss") is not False
+    if format.history_reasoning:
+        prompt.learn = supervised and not in_history
+        prompt.marker("<think>")
+        prompt.plain("" if in_history else message.get("reasoning_content") or "")
+        prompt.marker("</think>")
+    prompt.learn = supervised
+    _content(prompt, message.get("content"))
+    if calls := message.get("tool_calls"):
+        prompt.marker("<|tool_calls_section_begin|>")
+        for index, call in enumerate(calls, start=first_call):
+            _call(prompt, call, index)
+        prompt.marker("<|tool_calls_section_end|>")
+    prompt.marker("<|im_end|>")
+    prompt.learn = False
+
+
+def _call(prompt: _Prompt, call: Message, index: int) -> None:
+    function = call["function"]
+    arguments = function["arguments"]
+    prompt.marker("<|tool_call_begin|>")
+    prompt.plain(call.get("id") or f"functions.{function['name']}:{index}")
+    prompt.marker("<|tool_call_argument_begin|>")
+    prompt.plain(arguments if isinstance(arguments, str) else _dump(arguments))
+    prompt.marker("<|tool_call_end|>")
+
+
+def _content(prompt: _Prompt, content: Any) -> None:
+    if isinstance(content, str):
+        prompt.plain(content)
+        return
+    for part in content or ():
+        if is_image(part):
+            prompt.marker("<|media_start|>")
+            prompt.plain("image")
+            prompt.marker("<|media_content|>")
+            prompt.marker("<|media_pad|>")
+            prompt.marker("<|media_end|>")
+        else:
+            prompt.plain(part["text"])
+
+
+def _dump(value: Any, **options: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, **options)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError(f"tools or arguments: not JSON ({error})") from error
