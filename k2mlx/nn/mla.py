@@ -17,7 +17,7 @@ import mlx.nn as nn
 
 from ..cache import LatentCache
 from ..config import ModelConfig
-from .quant import linear
+from .quant import QuantizedLinear, linear, quantized_matmul
 from .rope import YarnRope, softmax_scale
 
 LORA_NORM_EPS = 1e-6  # the two low-rank norms ignore config.rms_norm_eps (k2-spec 0.2)
@@ -95,29 +95,25 @@ class MLA(nn.Module):
         return self._by_head(latent, w_uv, transpose=True)
 
     def _head_matrices(self) -> tuple[list[mx.array], list[mx.array]]:
-        """W_UK [H, N, C] and W_UV [H, V, C] out of kv_b_proj: views of a plain matrix; contiguous copies,
-        kept until the matrix changes, of a quantised one (its kernels would copy a view on every call)."""
-        weight = self.kv_b_proj.weight
-        if self._split is not None and self._split[0] is weight:
+        """W_UK [H, N, C] and W_UV [H, V, C] out of kv_b_proj. Of a plain matrix they are views; of a
+        quantised one, whose kernels would copy a view on every call, copies kept until it changes."""
+        proj, nope = self.kv_b_proj, self.config.qk_nope_head_dim
+        parts = proj.parts if isinstance(proj, QuantizedLinear) else [proj.weight]
+        if self._split is not None and self._split[0] is proj.weight:
             return self._split[1:]
-        parts = [weight]
-        if "scales" in self.kv_b_proj:
-            parts += [self.kv_b_proj.scales, self.kv_b_proj.biases]
         by_head = [p.reshape(self.config.num_attention_heads, -1, p.shape[-1]) for p in parts]
-        nope = self.config.qk_nope_head_dim
         if len(parts) == 1:
             return [by_head[0][:, :nope]], [by_head[0][:, nope:]]
         uk = [mx.contiguous(p[:, :nope]) for p in by_head]
         uv = [mx.contiguous(p[:, nope:]) for p in by_head]
-        self._split = (weight, uk, uv)
+        self._split = (proj.weight, uk, uv)
         return uk, uv
 
     def _by_head(self, x: mx.array, w: list[mx.array], transpose: bool) -> mx.array:
         """x [B, H, L, I] times each head's own matrix."""
-        if len(w) == 1:
-            return x @ (w[0].swapaxes(-1, -2) if transpose else w[0])
-        q = self.kv_b_proj
-        return mx.quantized_matmul(x, *w, transpose=transpose, group_size=q.group_size, bits=q.bits)
+        if isinstance(self.kv_b_proj, QuantizedLinear):
+            return quantized_matmul(x, w, self.kv_b_proj.spec, transpose)
+        return x @ (w[0].swapaxes(-1, -2) if transpose else w[0])
 
 
 def attention(

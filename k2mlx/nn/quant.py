@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import QuantSpec
+from ..errors import ConfigError
 
 GROUP = 32
 
@@ -49,6 +50,7 @@ def symmetric_biases(scales: mx.array) -> mx.array:
 
 def quantize(w: mx.array, spec: QuantSpec) -> dict[str, mx.array]:
     """w [..., O, I] as MLX's kernels take it: weight uint32, scales and biases bfloat16."""
+    _check_groups(w.shape[-1], spec)
     if spec.mode == "symmetric":
         packed, scales = k2_quantize(w)
         return {"weight": packed, "scales": scales, "biases": symmetric_biases(scales)}
@@ -79,13 +81,48 @@ def fake_quantize(w: mx.array, spec: QuantSpec) -> mx.array:
     return w + mx.stop_gradient(rounded.astype(w.dtype) - fixed)
 
 
-def linear(inputs: int, outputs: int, spec: QuantSpec | None) -> nn.Linear | nn.QuantizedLinear:
+def expand_first(rows: int, least: int) -> bool:
+    """Whether to expand a quantised matrix and multiply densely. MLX's CPU kernels for quantised
+    matrices work row by row: at `least` rows, expanding once is quicker, at 256 fifty times."""
+    return rows >= least and mx.default_device() == mx.cpu
+
+
+def quantized_matmul(
+    x: mx.array, parts: list[mx.array], spec: QuantSpec, transpose: bool = True
+) -> mx.array:
+    """x [..., L, I] times parts = weight, scales, biases of [..., O, I] (or of [..., I, O], not transposed)."""
+    how = {"group_size": spec.group_size, "bits": spec.bits}
+    if expand_first(x.shape[-2], least=4):
+        w = mx.dequantize(*parts, **how)
+        return x @ (w.swapaxes(-1, -2) if transpose else w)
+    return mx.quantized_matmul(x, *parts, transpose=transpose, **how)
+
+
+class QuantizedLinear(nn.Module):
+    """A matrix without bias: weight uint32 [O, I*bits/32], scales and biases [O, I/group_size]."""
+
+    def __init__(self, inputs: int, outputs: int, spec: QuantSpec):
+        super().__init__()
+        _check_groups(inputs, spec)
+        self.spec = spec
+        self.weight = mx.zeros((outputs, inputs * spec.bits // 32), mx.uint32)
+        self.scales = mx.zeros((outputs, inputs // spec.group_size))
+        self.biases = mx.zeros((outputs, inputs // spec.group_size))
+        self.freeze()
+
+    @property
+    def parts(self) -> list[mx.array]:
+        return [self.weight, self.scales, self.biases]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return quantized_matmul(x, self.parts, self.spec)
+
+
+def linear(inputs: int, outputs: int, spec: QuantSpec | None) -> nn.Linear | QuantizedLinear:
     """A matrix [O, I] without bias, stored as `spec` says."""
     if spec is None:
         return nn.Linear(inputs, outputs, bias=False)
-    return nn.QuantizedLinear(
-        inputs, outputs, bias=False, group_size=spec.group_size, bits=spec.bits
-    )
+    return QuantizedLinear(inputs, outputs, spec)
 
 
 class ExpertLinear(nn.Module):
@@ -107,6 +144,7 @@ class QuantizedExpertLinear(nn.Module):
 
     def __init__(self, experts: int, inputs: int, outputs: int, spec: QuantSpec):
         super().__init__()
+        _check_groups(inputs, spec)
         self.spec = spec
         self.weight = mx.zeros((experts, outputs, inputs * spec.bits // 32), mx.uint32)
         self.scales = mx.zeros((experts, outputs, inputs // spec.group_size))
@@ -114,16 +152,19 @@ class QuantizedExpertLinear(nn.Module):
         self.freeze()
 
     def __call__(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
-        return mx.gather_qmm(
-            x,
-            self.weight,
-            self.scales,
-            self.biases,
-            rhs_indices=indices,
-            transpose=True,
-            group_size=self.spec.group_size,
-            bits=self.spec.bits,
-            sorted_indices=in_order,
+        parts = [self.weight, self.scales, self.biases]
+        how = {"group_size": self.spec.group_size, "bits": self.spec.bits}
+        if expand_first(indices.size, least=3 * self.weight.shape[0]):
+            w = mx.dequantize(*parts, **how).swapaxes(-1, -2)
+            return mx.gather_mm(x, w, rhs_indices=indices, sorted_indices=in_order)
+        return mx.gather_qmm(x, *parts, rhs_indices=indices, sorted_indices=in_order, **how)
+
+
+def _check_groups(inputs: int, spec: QuantSpec) -> None:
+    if inputs % spec.group_size:
+        raise ConfigError(
+            f"quantization: got a matrix with {inputs} inputs, wanted a multiple of group_size = "
+            f"{spec.group_size}; set a smaller group_size or leave this kind of matrix unquantised"
         )
 
 
