@@ -59,7 +59,7 @@ America/Santiago: Valparaiso
 America/Sao_Paulo: Sao Paulo; Rio de Janeiro, Rio; Brasilia; Belo Horizonte; Porto Alegre;
     Curitiba
 America/St_Johns: St. John's, Saint John's
-America/Toronto: Toronto; Ottawa; Montreal; Quebec City; Hamilton Ontario; Mississauga
+America/Toronto: Toronto; Ottawa; Montreal; Quebec City; Mississauga
 America/Vancouver: Vancouver; Victoria
 Asia/Baghdad: Basra; Mosul
 Asia/Bangkok: Phuket; Chiang Mai; Pattaya
@@ -91,7 +91,7 @@ Asia/Hong_Kong: Hong Kong, HK; Kowloon
 Asia/Singapore: Singapore
 Atlantic/Canary: Las Palmas; Tenerife
 Atlantic/Reykjavik: Reykjavik
-Australia/Sydney: Canberra; Newcastle NSW; Wollongong
+Australia/Sydney: Canberra; Wollongong
 Australia/Brisbane: Gold Coast; Cairns; Townsville
 Australia/Melbourne: Geelong
 Australia/Darwin: Alice Springs
