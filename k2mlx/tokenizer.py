@@ -1,8 +1,9 @@
 """Text to token ids and back, with the markers of K2's chat envelope held apart from text.
 
-`encode` takes ordinary text and never gives the id of a marker, even for text that spells one: a user who types
-`<|im_end|>` types a few harmless tokens. Markers enter a prompt only through `k2mlx.chat`, which looks them up in
-`special`. `encode` loses nothing: `decode(encode(text)) == text` for every text that is valid Unicode.
+`encode` takes ordinary text and never gives the id of a marker, even for text that spells one: a
+user who types `<|im_end|>` types a few harmless tokens. Markers enter a prompt only through
+`k2mlx.chat`, which looks them up in `special`. `encode` loses nothing: `decode(encode(text)) ==
+text` for every text that is valid Unicode.
 
 Source: the marker names are Kimi K2's (tokenizer_config.json of the released checkpoints).
 """
@@ -37,8 +38,9 @@ SPECIAL_TOKENS = (
 
 SPACE_ESCAPE = "\u2581"  # sentencepiece writes a space inside a piece as this character
 
-# Every one of these characters is changed or lost by some normalisation that a tokenizer may have been trained with.
-PROBE = "  Two  spaces\ttab\r\n\n \ufb01 \uff21 e\u0301 \u00e9 \u3000\u00a0\u2581 \U0001f600 \x00 12345 "
+# Every one of these characters is changed or lost by some normalisation that a tokenizer may have
+# been trained with.
+PROBE = "  Two  spaces\ttab\r\n\n \ufb01 \uff21 e\u0301 \u00e9 \u3000\u00a0\u2581 \U0001f600 \x00 "
 
 
 class Tokenizer(ABC):
@@ -55,12 +57,13 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. No id of `special` is ever among them.
 
-        Raises: RequestError when the text holds a lone surrogate, which no byte sequence stands for.
+        Raises: RequestError when the text holds a lone surrogate, which no byte sequence stands
+        for.
         """
 
     @abstractmethod
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that a token stands for; empty for a marker. A token may hold part of a character."""
+        """The bytes of a token, perhaps part of a character only; empty for a marker."""
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of the tokens: markers as they are spelled, invalid UTF-8 as U+FFFD."""
@@ -86,7 +89,7 @@ class ByteStream:
         return self._decoder.decode(data)
 
     def flush(self) -> str:
-        """What an unfinished character amounts to, because nothing will complete it: U+FFFD or nothing."""
+        """What is left when no more will come: U+FFFD for an unfinished character."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text
@@ -98,8 +101,8 @@ def utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RequestError(
-            f"text: got a lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, "
-            "wanted valid Unicode; send the whole character or leave it out"
+            f"text: got a lone surrogate U+{ord(text[error.start]):04X} at character "
+            f"{error.start}, wanted valid Unicode; send the whole character or leave it out"
         ) from error
 
 
@@ -119,10 +122,11 @@ class ByteTokenizer(Tokenizer):
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A sentencepiece model whose first ids are SPECIAL_TOKENS and whose last resort are the 256 bytes.
+    """A sentencepiece model whose first ids are SPECIAL_TOKENS and that falls back on bytes.
 
-    Raises: TokenizerError when the file is missing, is no sentencepiece model, has other markers, has no byte pieces,
-    or was trained with a normalisation, so that text would not come back as it went in.
+    Raises: TokenizerError when the file is missing, is no sentencepiece model, has other markers,
+    has no byte pieces, or was trained with a normalisation, so that text would not come back as it
+    went in.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -165,12 +169,9 @@ class SentencePieceTokenizer(Tokenizer):
         processor = self._processor
         for token, marker in enumerate(SPECIAL_TOKENS):
             got = processor.id_to_piece(token) if token < self.vocab_size else "nothing"
-            kind = (
-                "" if processor.is_control(token) or processor.is_unknown(token) else ", ordinary"
-            )
-            if got != marker or kind:
+            if got != marker or not (processor.is_control(token) or processor.is_unknown(token)):
                 raise TokenizerError(
-                    f"{path}: token {token} is {got!r}{kind}, wanted the control symbol {marker!r}; "
+                    f"{path}: token {token} is {got!r}, wanted the control symbol {marker!r}; "
                     "train the vocabulary with k2mlx.data.vocabulary"
                 )
 
@@ -224,5 +225,6 @@ def _read_sentencepiece(path: Path):
 def _check_id(token: int, vocab_size: int) -> None:
     if not 0 <= token < vocab_size:
         raise TokenizerError(
-            f"token {token}: wanted an id from 0 to {vocab_size - 1}; does the tokenizer fit the model?"
+            f"token {token}: wanted an id from 0 to {vocab_size - 1}; "
+            "does the tokenizer belong to the model?"
         )

@@ -1,11 +1,13 @@
 """The chat formats of the K2 family: one envelope, four dialects of it.
 
-| format           | default system prompt | reasoning in history | `<think>` in the prompt | tools    |
-|------------------|-----------------------|----------------------|-------------------------|----------|
-| k2-nano          | none                  | no                   | no                      | JSON     |
-| kimi-k2-instruct | Kimi's                | no                   | no                      | JSON     |
-| kimi-k2-thinking | Kimi's                | yes                  | no                      | JSON     |
-| kimi-k2.5        | none                  | yes                  | yes                     | TypeScript, not built yet |
+| format           | default system | reasoning in history | prompt ends with <think> | tools      |
+|------------------|----------------|----------------------|--------------------------|------------|
+| k2-nano          | none           | no                   | no                       | JSON       |
+| kimi-k2-instruct | Kimi's         | no                   | no                       | JSON       |
+| kimi-k2-thinking | Kimi's         | yes                  | no                       | JSON       |
+| kimi-k2.5        | none           | yes                  | yes                      | TypeScript |
+
+kimi-k2.5 can be parsed; its prompts cannot be rendered yet.
 
 Source: the chat templates of Kimi-K2-Instruct, -Instruct-0905, -Thinking and K2.5.
 """
@@ -16,7 +18,10 @@ from typing import Literal
 from k2mlx.errors import RequestError
 
 ReasoningMode = Literal["none", "optional", "open"]
-"""Where a model's output starts, see k2mlx.chat.parse: it never thinks; it may open `<think>`; it is already inside."""
+"""How a model's output starts (see k2mlx.chat.parse).
+
+none: it does not reason. optional: it may open `<think>`. open: the prompt has opened it already.
+"""
 
 KIMI_SYSTEM = "You are Kimi, an AI assistant created by Moonshot AI."
 
@@ -64,7 +69,8 @@ def find_format(name: str) -> Format:
 def reasoning_mode(name: str, thinking: bool | None = None) -> ReasoningMode:
     """How the output of a model of this format starts, for StreamParser.
 
-    thinking: what the prompt was rendered with. False closes K2.5's prefilled reasoning, so its output starts as text.
+    thinking: what the prompt was rendered with. False closes K2.5's prefilled reasoning, so its
+    output starts as text.
     """
     mode = find_format(name).reasoning
     return "optional" if mode == "open" and thinking is False else mode

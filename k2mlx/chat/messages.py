@@ -1,10 +1,11 @@
 """Check messages and tools in OpenAI's form before they are rendered.
 
-What passes here renders without further questions. Keys that no format writes ("refusal", "loss", ...) are allowed.
-Every error is a RequestError that names the place, such as `messages[2].tool_calls[0].function.name`.
+What passes here renders without further questions. Keys that no format writes ("refusal", "loss",
+...) are allowed. Every error is a RequestError that names the place, such as
+`messages[2].tool_calls[0].function.name`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from k2mlx.errors import RequestError
@@ -18,7 +19,8 @@ IMAGE_KEYS = ("image", "image_url")
 def check_messages(messages: Any) -> None:
     """Raise RequestError unless `messages` is a list of messages that can be rendered.
 
-    A role may be any name: what is not user or assistant is written under the system marker, as Kimi's templates do.
+    A role may be any name: what is not user or assistant is written under the system marker, as
+    Kimi's templates do.
     """
     _want(isinstance(messages, list | tuple), "messages", messages, "a list of messages")
     for index, message in enumerate(messages):
@@ -32,6 +34,11 @@ def check_tools(tools: Any) -> None:
     _want(isinstance(tools, list | tuple), "tools", tools, "a list of tools")
     for index, tool in enumerate(tools):
         _want(isinstance(tool, Mapping), f"tools[{index}]", tool, '{"type": "function", ...}')
+
+
+def count_calls(messages: Sequence[Message]) -> int:
+    """Calls in a conversation: K2 numbers them through, so this is the number of the next one."""
+    return sum(len(message.get("tool_calls") or ()) for message in messages)
 
 
 def is_image(part: Mapping[str, Any]) -> bool:

@@ -1,24 +1,30 @@
 """Messages and tools to the prompt of a K2 model.
 
-A prompt is a list of pieces: Marker (one special token) and Plain (ordinary text). Only this file makes markers, from
-its own constants, so nothing in a message, a tool's declaration or a tool's result can forge one.
+A prompt is a list of pieces: Marker (one special token) and Plain (ordinary text). Only this file
+makes markers, from its own constants, so nothing in a message, a tool's declaration or a tool's
+result can forge one.
 
 The envelope, without newlines between turns:
 
-    turn     <|im_user|> or <|im_assistant|> or <|im_system|>, name or role, <|im_middle|>, body, <|im_end|>
-    tools    a turn of <|im_system|> named tool_declare, before all others; its body is compact JSON with sorted keys
-    system   the format's default system prompt when the first message is not a system message
-    result   body of a tool's turn: `## Return of ID`, newline, content
-    calls    after an assistant's content: <|tool_calls_section_begin|>, then for each call <|tool_call_begin|> ID
-             <|tool_call_argument_begin|> JSON <|tool_call_end|>, then <|tool_calls_section_end|>
-    reasoning (kimi-k2-thinking) <think>...</think> before an assistant's content. It is emptied up to and including
-             the last assistant message without calls: the model sees again only what it thought in the turn under way.
+    turn       <|im_user|> or <|im_assistant|> or <|im_system|>, name or role, <|im_middle|>, body,
+               <|im_end|>
+    tools      first of all, a turn of <|im_system|> named tool_declare; its body is compact JSON
+               with sorted keys
+    system     the format's default system prompt when the first message is not a system message
+    result     body of a tool's turn: `## Return of ID`, newline, content
+    calls      after an assistant's content: <|tool_calls_section_begin|>, then for each call
+               <|tool_call_begin|> ID <|tool_call_argument_begin|> JSON <|tool_call_end|>, then
+               <|tool_calls_section_end|>
+    reasoning  (kimi-k2-thinking) <think>...</think> before an assistant's content, emptied up to
+               the last assistant message without calls: the model sees again only what it thought
+               in the turn under way
 
-A call's id is written as given; without one it is `functions.NAME:IDX`, IDX counting all calls of the conversation
-from 0. Arguments given as text are copied, given as an object they are dumped. A lone surrogate, which no tokenizer
-can express, becomes U+FFFD.
+A call's id is written as given; without one it is `functions.NAME:IDX`, IDX counting all calls of
+the conversation from 0. Arguments given as text are copied, given as an object they are dumped. A
+lone surrogate, which no tokenizer can express, becomes U+FFFD.
 
-Source: chat templates of Kimi-K2-Instruct and Kimi-K2-Thinking; tests/golden/prompts-k2-thinking.json pins the bytes.
+Source: chat templates of Kimi-K2-Instruct and Kimi-K2-Thinking;
+tests/golden/prompts-k2-thinking.json pins the bytes.
 """
 
 import json
@@ -64,7 +70,8 @@ def render(
     thinking: only K2.5 listens to it; the other formats have no such switch.
     generation_prompt: end with the header of the assistant's turn that the model is to write.
 
-    Raises: RequestError for messages or tools of the wrong shape and for a format that is not built.
+    Raises: RequestError for messages or tools of the wrong shape and for a format that is not
+    built.
     """
     prompt = _compose(messages, tools, _buildable(format))
     if generation_prompt:
@@ -97,8 +104,9 @@ def render_for_training(
 ) -> tuple[list[int], list[bool]]:
     """Token ids of a whole conversation, and for each whether the model is to learn to produce it.
 
-    It learns each assistant turn after its header: content, call markers, ids, arguments, <|im_end|>. It does not learn
-    a message with `"loss": False`, nor the empty `<think></think>` that stands in history for reasoning left out.
+    It learns each assistant turn after its header: content, call markers, ids, arguments,
+    <|im_end|>. It does not learn a message with `"loss": False`, nor the empty `<think></think>`
+    that stands in history for reasoning left out.
 
     Shapes: two lists of one length; loss[i] speaks of ids[i] as a target.
     """
@@ -113,12 +121,12 @@ def render_for_training(
 
 
 def pieces_to_text(pieces: Iterable[Piece]) -> str:
-    """The prompt as it reads, markers spelled out. Encoding this text would let it forge markers: use the pieces."""
+    """The prompt as it reads, markers spelled out: for people. A model gets pieces_to_ids."""
     return "".join(piece.text for piece in pieces)
 
 
 def pieces_to_ids(pieces: Iterable[Piece], tokenizer: Tokenizer) -> list[int]:
-    """Token ids of the pieces. Raises RequestError for a marker that the tokenizer does not have."""
+    """Token ids of the pieces; RequestError for a marker that the tokenizer does not have."""
     ids: list[int] = []
     for piece in pieces:
         if isinstance(piece, Plain):
@@ -170,8 +178,8 @@ def _buildable(name: str) -> Format:
     format = find_format(name)
     if not format.built:
         raise RequestError(
-            f"chat format {name}: its prompts need tools declared in TypeScript, which is not built "
-            "yet; 'k2mlx parse' reads its output, kimi-k2-thinking is the nearest format that renders"
+            f"chat format {name}: prompts with tools declared in TypeScript are not built yet; "
+            "'k2mlx parse' reads its output, and kimi-k2-thinking is the nearest that renders"
         )
     return format
 
@@ -202,7 +210,7 @@ def _compose(
 
 
 def _history_length(messages: Sequence[Message]) -> int:
-    """How many messages come before the turn under way: up to the last assistant message without calls."""
+    """Messages before the turn under way: up to the last assistant message without calls."""
     for index in reversed(range(len(messages))):
         if messages[index]["role"] == "assistant" and not messages[index].get("tool_calls"):
             return index + 1

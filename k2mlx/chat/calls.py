@@ -1,0 +1,44 @@
+"""What a model wrote as a call: the name and number in its id, and whether it can be made.
+
+K2's own ids are `functions.NAME:NUMBER`. Models leave out parts, and they imitate ids that a client
+rewrote (`functions_NAME_1`), so all of these are read.
+"""
+
+import json
+import re
+
+# What a client makes of an id that allows only letters, digits and underscores comes first.
+ID_PATTERNS = (
+    re.compile(r"functions_(?P<name>.+)[_:](?P<number>[0-9]{1,9})", re.DOTALL),
+    re.compile(r"(?:functions\.)?(?P<name>.*?)(?:\s*:\s*(?P<number>[0-9]{0,9}))?", re.DOTALL),
+)
+
+
+def read_call_id(header: str) -> tuple[str, int | None]:
+    """Name and number in what a model wrote as a call's id; the name may be empty."""
+    for pattern in ID_PATTERNS:
+        if match := pattern.fullmatch(header.strip()):
+            number = match["number"]
+            return match["name"].strip(), int(number) if number else None
+    raise AssertionError("the last pattern matches everything")
+
+
+def call_error(name: str, arguments: str) -> str | None:
+    """Why a call cannot be made, or None: it has a name, and its arguments are a JSON object."""
+    if not name:
+        return "the call has no function name"
+    if any(character.isspace() for character in name):
+        return f"the call's function name {name!r} has white space in it"
+    if not arguments.strip():
+        return "the call has no arguments; wanted a JSON object, {} when there are none"
+    try:
+        value = json.loads(arguments, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        return f"the arguments are not JSON: {error}"
+    if not isinstance(value, dict):
+        return f"the arguments are a JSON {type(value).__name__}, wanted an object"
+    return None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
