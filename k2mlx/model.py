@@ -94,7 +94,8 @@ class Model(nn.Module):
         cache: one LatentCache a layer, extended by L. segments [B, L] (without cache): tokens see only
         their own segment. router_load: a list that gets one [E] count of chosen pairs a MoE layer.
         """
-        x = self.embed(tokens)
+        # Training keeps the embedding in float32; the layers' type is the norms'.
+        x = self.embed(tokens).astype(self.model.norm.weight.dtype)
         for i, layer in enumerate(self.layers):
             x = layer(x, cache[i] if cache is not None else None, segments, router_load)
         return self.model.norm(x)

@@ -49,7 +49,7 @@ def load_weights(folder: Path, model: Model, dtype: mx.Dtype) -> None:
     weights |= {
         name.removesuffix("scales") + "biases": symmetric_biases(scales)
         for name, scales in weights.items()
-        if name.endswith(".scales") and _spec(config, name).mode == "symmetric"
+        if name.endswith(".scales") and quant_spec(config, name).mode == "symmetric"
     }
     _check(folder, weights, model)
     model.load_weights([(name, _cast(name, value, dtype)) for name, value in weights.items()])
@@ -79,7 +79,7 @@ def quantize_weights(weights: dict[str, mx.array], config: ModelConfig) -> dict[
     """Floating point tensors by module path -> those of the quantised model that `config` describes."""
     out: dict[str, mx.array] = {}
     for name, value in weights.items():
-        spec = _spec(config, name)
+        spec = quant_spec(config, name)
         if spec is None:
             out[name] = value
         else:
@@ -92,7 +92,7 @@ def dequantize_weights(weights: dict[str, mx.array], config: ModelConfig) -> dic
     """The inverse of `quantize_weights`, in float32: where training goes on from a quantised model."""
     out: dict[str, mx.array] = {}
     for name, value in weights.items():
-        spec = _spec(config, name)
+        spec = quant_spec(config, name)
         if spec is None:
             out[name] = value.astype(mx.float32)
         elif name.endswith(".weight"):
@@ -113,7 +113,7 @@ def save_model(folder: Path, model: Model) -> None:
     config = model.config
     weights = {}
     for name, value in tree_flatten(model.parameters()):
-        spec = _spec(config, name)
+        spec = quant_spec(config, name)
         if name.endswith(".biases") and spec is not None and spec.mode == "symmetric":
             continue
         if value.dtype != mx.uint32 and not name.endswith("e_score_correction_bias"):
@@ -127,7 +127,7 @@ def save_model(folder: Path, model: Model) -> None:
             os.replace(f"{aside}/{name}", folder / name)
 
 
-def _spec(config: ModelConfig, name: str) -> QuantSpec | None:
+def quant_spec(config: ModelConfig, name: str) -> QuantSpec | None:
     """How the tensor with this module path is stored."""
     q = config.quantization
     if q is None or "norm" in name or any(part in name for part in ROUTER):
