@@ -16,11 +16,11 @@ def relative(a, b) -> float:
     return float(np.abs(a - b).max() / np.abs(b).max())
 
 
-def draw(seed: int):
+def draw(seed: int, config_of=random_config):
     """A config, weights and tokens whose router is never within 1e-5 of another choice; and how many
     draws it took, since a near tie may fall either way in float32."""
     for redrawn in range(10):
-        config = random_config(seed * 100 + redrawn)
+        config = config_of(seed * 100 + redrawn)
         weights = random_weights(config, seed * 100 + redrawn)
         tokens = np.random.default_rng(seed).integers(0, config.vocab_size, 24)
         wide = {k: v.astype(np.float64) for k, v in weights.items()}
