@@ -7,8 +7,8 @@ Grammar, loosest first (Python's precedence, so `-2 ** 2` is -4 and `2 ** 3 ** 2
     power   = atom ("**" sign)?
     atom    = number | "(" sum ")"
 
-Everything is a `Fraction`, so 0.1 + 0.2 is 0.3. Only a fractional exponent leaves the rationals; it is
-taken to 40 digits, which is far beyond what is printed.
+Everything is a `Fraction`, so 0.1 + 0.2 is 0.3. Only a fractional exponent leaves the rationals; it
+is taken to 40 digits, which is far beyond what is printed.
 """
 
 import re
@@ -26,7 +26,7 @@ _TOKEN = re.compile(
     r"|(?P<operator>\*\*|//|[-+*/%()]))"
 )
 _SPELLINGS = str.maketrans(
-    {"×": "*", "x": "*", "X": "*", "·": "*", "∙": "*", "÷": "/", "−": "-", "–": "-", "^": "**"}  # noqa: RUF001
+    {"×": "*", "x": "*", "X": "*", "·": "*", "∙": "*", "÷": "/", "−": "-", "–": "-", "^": "**"}
 )
 
 
@@ -37,9 +37,9 @@ class CalculationError(ValueError):
 def calculate(expression: str) -> str:
     """Evaluate `expression` and print the value.
 
-    Integers are exact. Decimals are exact up to 15 significant digits and otherwise rounded to 10, or to
-    the whole number where that alone is longer. `x`, `×`, `÷` and `^` are read as `*`, `*`, `/` and `**`;
-    `%` is the remainder, with the sign of the divisor as in Python.
+    Integers are exact. Decimals are exact up to 15 significant digits and otherwise rounded to 10,
+    or to the whole number where that alone is longer. `x`, `×`, `÷` and `^` are read as `*`, `*`,
+    `/` and `**`; `%` is the remainder, with the sign of the divisor as in Python.
 
     Raises: CalculationError.
     """

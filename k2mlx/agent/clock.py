@@ -1,9 +1,9 @@
 """The clock tool: a place as people write it -> its time zone -> the date and time there.
 
-A place is looked up as a time zone name (Asia/Tokyo, UTC, EST), an offset (UTC+5:30), a city or country
-of `places.py`, or the city in a zone's name; case, accents, dots and spaces do not matter. After a
-comma may come a country or state, which wins where the two disagree: Paris, Texas is not in France, and
-a town that nobody listed is found through its country.
+A place is looked up as a time zone name (Asia/Tokyo, UTC, EST), an offset (UTC+5:30), a city or
+country of `places.py`, or the city in a zone's name; case, accents, dots and spaces do not matter.
+After a comma may come a country or state, which wins where the two disagree: Paris, Texas is not in
+France, and a town that nobody listed is found through its country.
 """
 
 import functools
@@ -76,8 +76,8 @@ def _with_region(text: str) -> Place | None:
     if not comma:
         return None
     city = _places().get(_key(city_text))
-    country = _key(region_text.rpartition(",")[2])
-    regions = [_places()[key] for key in (country, f"{country} usa") if key in _places()]
+    keys = [key for part in region_text.split(",") for key in (_key(part), f"{_key(part)} usa")]
+    regions = [_places()[key] for key in keys if key in _places()]
     if not regions:
         return city
     if city is not None and _key(city.name) not in _SHARED_NAMES:
@@ -104,7 +104,7 @@ def _offset_name(offset: timedelta | None) -> str:
 
 
 def _key(text: str) -> str:
-    """Lower case, no accents, dots or apostrophes; underscores and hyphens between words are spaces."""
+    """Lower case, no accents, dots or apostrophes; a space for underscores and hyphens in names."""
     text = unicodedata.normalize("NFKD", text).casefold()
     text = "".join(char for char in text if not unicodedata.combining(char))
     text = re.sub(r"[.'’]", "", text.replace("_", " ").replace(",", " , "))

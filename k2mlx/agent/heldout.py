@@ -1,8 +1,8 @@
-"""The rule that keeps a tenth of all tool calls out of training, so that evaluation can ask for them.
+"""The rule that keeps a tenth of all tool calls out of training, for evaluation to ask for.
 
-A call is held out by its values alone, whatever the wording around it: the numbers of an expression in
-any order, the place of a clock question, the number and both units of a conversion. Generators of
-training data drop what `is_held_out_call` says; `k2mlx eval tools` asks only for such calls.
+A call is held out by its values alone, whatever the wording around it: the numbers of an expression
+in any order, the place of a clock question, the number and both units of a conversion. Generators
+of training data drop what `is_held_out_call` says; `k2mlx eval tools` asks only for such calls.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
 
 
 def is_held_out_value(text: str) -> bool:
-    """Whether the values in `text` are held out: sha256 of its sorted numbers and words, first byte % 10 == 0.
+    """Whether the values in `text` are held out: sha256(sorted numbers and words)[0] % 10 == 0.
 
     Case, thousands commas, order and a multiplication `x` do not matter: "12 * 7" is "7 x 12".
     """
@@ -34,10 +34,10 @@ def is_held_out_value(text: str) -> bool:
 
 
 def is_held_out_call(name: str, arguments: Mapping[str, Any] | str) -> bool:
-    """Whether training must not contain this call of a builtin tool; other tools are never held out.
+    """Whether training must not contain this call of a builtin tool; others are never held out.
 
-    `arguments` may be the JSON text. Units count as the unit meant (mi is miles); of a place only what
-    stands before the first comma counts.
+    `arguments` may be the JSON text. Units count as the unit meant (mi is miles); of a place only
+    what stands before the first comma counts.
     """
     values = json.loads(arguments) if isinstance(arguments, str) else arguments
     if name == "calculator":

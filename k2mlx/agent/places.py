@@ -1,8 +1,8 @@
 """Which time zone a city, country or abbreviation means: the clock tool's written tables.
 
-Zones that carry their city's name (Asia/Tokyo) are found without this table; here stand the large cities
-that have none, and countries. A country with several zones is told by its capital's name, because
-"in Russia" would be a half-truth.
+Zones that carry their city's name (Asia/Tokyo) are found without this table; here stand the large
+cities that have none, and countries. A country with several zones is told by its capital's name,
+because "in Russia" would be a half-truth.
 
 A line is `zone: name, other spelling, ...; next place ...` and may go on, indented, on the next.
 The first name is the one that the clock says.
@@ -349,7 +349,7 @@ Pacific/Tongatapu: Tonga
 Pacific/Galapagos: Galapagos Islands
 """
 
-# Abbreviations mean a fixed offset where they name one season (PST) and the zone where they name none (PT).
+# Abbreviations mean a fixed offset where they name one season (PST), else the zone (PT).
 _ABBREVIATIONS = """
 Etc/UTC: UTC; GMT; Zulu
 America/New_York: Eastern Time, ET, Eastern
@@ -392,7 +392,8 @@ def _read(table: str) -> list[tuple[tuple[str, ...], str]]:
     for line in table.replace("\n    ", " ").strip().splitlines():
         zone, _, rest = line.partition(": ")
         for names in rest.split(";"):
-            places.append((tuple(name.strip() for name in names.split(",")), zone))
+            spellings = tuple(name.strip() for name in names.split(","))
+            places.append((spellings, zone))
     return places
 
 

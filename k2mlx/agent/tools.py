@@ -1,8 +1,8 @@
 """What a tool is, and the three that come with k2mlx: calculator, clock and convert_units.
 
 A tool takes checked arguments and gives text. Whatever goes wrong with a call (unknown tool, broken
-JSON, a wrong argument, a city nobody knows) is an answer for the model to read, `Error: ...`, and never
-an exception.
+JSON, a wrong argument, a city nobody knows) is an answer for the model to read, `Error: ...`, and
+never an exception.
 
 The descriptions and parameters below are part of k2-nano's training data and of its evaluation:
 changing a word changes what the model sees.
@@ -14,18 +14,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from k2mlx.agent.calculator import CalculationError, calculate
-from k2mlx.agent.clock import PlaceError, tell_time
-from k2mlx.agent.units import UnitError, convert
+from k2mlx.agent.calculator import calculate
+from k2mlx.agent.clock import tell_time
+from k2mlx.agent.units import convert
 
 
 @dataclass(frozen=True)
 class Tool:
     """A function a model may call.
 
-    `spec` is the OpenAI form {"type": "function", "function": {...}}; `call` gets the arguments after
-    they were checked against it and returns the result as text. `call` may raise ValueError with a
-    message for the model; anything else that it raises is reported to the model by its class.
+    `spec` is the OpenAI form {"type": "function", "function": {...}}; `call` gets the arguments
+    after they were checked against it and returns the result as text. `call` may raise ValueError
+    with a message for the model; anything else that it raises is reported to the model by its
+    class.
     """
 
     name: str
@@ -62,7 +63,7 @@ _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "string": ("a string", lambda value: isinstance(value, str)),
     "number": (
         "a number",
-        lambda value: isinstance(value, int | float) and value is not True and value is not False,
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     ),
     "integer": ("an integer", lambda value: isinstance(value, int) and not isinstance(value, bool)),
     "boolean": ("true or false", lambda value: isinstance(value, bool)),
@@ -73,7 +74,7 @@ _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def check_arguments(parameters: Mapping[str, Any], arguments: Any) -> str | None:
-    """What is wrong with `arguments` under the JSON schema's types, required and enum; None if nothing."""
+    """What is wrong with `arguments` under the schema's types, required and enum, or None."""
     if not isinstance(arguments, dict):
         return f"the arguments must be a JSON object, got {_shown(arguments)}"
     properties = parameters.get("properties", {})
@@ -157,7 +158,7 @@ CONVERT_UNITS_SPEC = function_spec(
 
 
 def builtin_tools(now: Callable[[], datetime] | None = None) -> dict[str, Tool]:
-    """The three tools by name. `now` gives the time that clock tells; the default is this machine's."""
+    """The three tools by name; the clock tells `now()`, by default this machine's time."""
     read = now or (lambda: datetime.now(UTC))
     tools = [
         Tool("calculator", CALCULATOR_SPEC, lambda a: calculate(a["expression"])),
@@ -168,15 +169,3 @@ def builtin_tools(now: Callable[[], datetime] | None = None) -> dict[str, Tool]:
 
 
 BUILTIN = builtin_tools()
-
-__all__ = [
-    "BUILTIN",
-    "CalculationError",
-    "PlaceError",
-    "Tool",
-    "UnitError",
-    "builtin_tools",
-    "check_arguments",
-    "function_spec",
-    "run_call",
-]

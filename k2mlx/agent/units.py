@@ -1,12 +1,12 @@
 """The unit table behind the convert_units tool: about 130 units in 12 kinds, exact factors.
 
 A row is `factor | symbols | names`: one unit is `factor` base units. Symbols keep their case (MB is
-megabytes, Mb megabits, mW milliwatts); where the case as written is unknown, any case is accepted and
-the first row in the table wins (mb is megabytes, as people write it). Names are singular, any case;
-plurals, British spellings and "sq m", "m^2", "cubic foot" forms are derived. Gallons, pints and cups
-are those of the United States unless called imperial; a ton is 2,000 lb, a tonne 1,000 kg; a year is
-365.25 days and a month its twelfth.
-Source: NIST Special Publication 811, appendix B (exact definitions where they exist).
+megabytes, Mb megabits, mW milliwatts); where the case as written is unknown, any case is accepted
+and the first row in the table wins (mb is megabytes, as people write it). Names are singular, any
+case; plurals, British spellings and "sq m", "m^2", "cubic foot" forms are derived. Gallons, pints
+and cups are those of the United States unless called imperial; a ton is 2,000 lb, a tonne 1,000 kg;
+a year is 365.25 days and a month its twelfth. Source: NIST Special Publication 811, appendix B
+(exact definitions where they exist).
 """
 
 import functools
@@ -69,8 +69,8 @@ _TABLE = {
     """,
     "temperature": """
         1 | K | kelvin
-        1 + 273.15 | C, °C, ℃ | celsius/celsius, centigrade/centigrade, degree celsius, degree c, deg c
-        5/9 + 45967/180 | F, °F, ℉ | fahrenheit/fahrenheit, degree fahrenheit, degree f, deg f
+        1 + 273.15 | C, °C, ℃ | celsius/celsius, centigrade/centigrade, degree celsius, degree c
+        5/9 + 45967/180 | F, °F, ℉ | fahrenheit/fahrenheit, degree fahrenheit, degree f
         5/9 | °R | rankine/rankine, degree rankine
     """,
     "volume": """
@@ -209,9 +209,8 @@ def convert_exactly(value: int | float, from_unit: str, to_unit: str) -> Fractio
     """The converted number before rounding. Raises: UnitError."""
     source, target = find_unit(from_unit), find_unit(to_unit)
     if source.kind != target.kind:
-        raise UnitError(
-            f"cannot convert {from_unit.strip()} ({source.kind}) to {to_unit.strip()} ({target.kind})"
-        )
+        start, goal = f"{from_unit.strip()} ({source.kind})", f"{to_unit.strip()} ({target.kind})"
+        raise UnitError(f"cannot convert {start} to {goal}")
     try:
         # Through the shortest text, so that 0.1 is a tenth and not its binary neighbour.
         amount = Fraction(str(value))
@@ -249,6 +248,7 @@ def _tidy(text: str) -> str:
         flags=re.I,
     )
     text = re.sub(r"°\s+", "°", text)
+    text = re.sub(r"^deg\.?\s+", "degree ", text, flags=re.I)
     text = re.sub(r"\s*/\s*", "/", text)
     text = re.sub(r"(?<=[a-z])\s+an?\s+(?=hour|second)", " per ", text, flags=re.I)
     return text.removesuffix(".").strip()
@@ -291,7 +291,7 @@ def _spellings(form: str) -> set[str]:
         first, joint, rest = singular.partition(" per ")
         head, of, tail = first.partition(" of ")
         words = head.split(" ")
-        if words[0] in ("degree", "deg") and len(words) > 1:
+        if words[0] == "degree" and len(words) > 1:
             words[0] += "s"
         else:
             words[-1] += "s"

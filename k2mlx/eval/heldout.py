@@ -1,4 +1,5 @@
-"""What no training conversation may contain: a tenth of all tool calls, and every wording of `wording.py`."""
+"""What no training conversation may contain: a tenth of all tool calls, and every wording of
+`wording.py`."""
 
 import functools
 import re
@@ -21,7 +22,7 @@ HELD_OUT_TEMPLATES: frozenset[str] = frozenset(
 
 _SLOT = r"\{\w\}"
 _NUMBER = r"-?[\d,.]*\d"
-# A computation has a digit; a place or a unit has at most five words and no digit but in m2 or UTC+2.
+# A computation has a digit; a place has at most five words, a unit three.
 _SLOTS = {
     "x": r".*\d.*",
     "p": r"\S+(?: \S+){0,4}",
@@ -31,7 +32,7 @@ _SLOTS = {
 
 
 def matches_held_out_template(text: str) -> bool:
-    """Whether a user's turn is worded like a held-out question, whatever its values, case and full stop."""
+    """Whether a user's turn is worded like a held-out question, whatever its values and case."""
     return _matcher().fullmatch(_plain(text)) is not None
 
 
