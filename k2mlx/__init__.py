@@ -1,7 +1,7 @@
 """k2mlx: Kimi K2 on Apple's MLX, from talking to it to training it.
 
 Reading order for a newcomer: README.md, then `config.py`, `nn/rope.py`, `nn/mla.py`, `nn/moe.py`,
-`model.py`, `cache.py` and `generate/engine.py`: the whole model, about a thousand lines. Then one of
+`model.py`, `cache.py`, `generate/engine.py`: the whole model, about a thousand lines. Then one of
 
 - talking: `tokenizer.py`, `chat/`, `agent/`, and the page in `apps/chat`;
 - weights: `weights/`, `nn/quant.py`, `load.py`;
