@@ -1,0 +1,346 @@
+"""The engine: one thread on which all MLX work happens, and the queue that leads to it.
+
+MLX's streams belong to threads, so a model is loaded, run and freed on the same one. Others submit
+token ids and get a Generation to read from. Requests are served in the order they came.
+"""
+
+import atexit
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from k2mlx.config import ModelConfig
+from k2mlx.errors import K2Error, RequestError
+from k2mlx.generate import thread
+from k2mlx.generate.generation import Channel, FinishReason, Generation, Stats
+from k2mlx.generate.prefix import PrefixSlot
+from k2mlx.generate.sampling import Sampling
+from k2mlx.generate.sequence import Sequence
+from k2mlx.load import Loaded
+from k2mlx.model import Model
+from k2mlx.tokenizer import Tokenizer
+from k2mlx.weights.names import count_parameters
+
+# Ends of an answer in K2's vocabulary, beside config.json's eos_token_id (K2-Instruct's original
+# config names only [EOS], but its chat turns end with <|im_end|>).
+STOP_MARKERS = ("<|im_end|>", "[EOS]", "[EOT]")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What is loaded. Units: `parameters` counts weights as trained (packed codes unpacked)."""
+
+    name: str
+    parameters: int
+    bytes: int
+    context: int
+    device: str
+
+
+class Ready(NamedTuple):
+    """What the engine's thread offers the others once the model is there."""
+
+    info: EngineInfo
+    config: ModelConfig
+    tokenizer: Tokenizer
+    stop_ids: frozenset[int]
+
+
+@dataclass
+class Job:
+    """A request on its way through the engine."""
+
+    prompt: list[int]
+    sampling: Sampling
+    limit: int
+    stop_ids: frozenset[int]
+    on_progress: Progress | None
+    channel: Channel
+
+
+class Engine:
+    """Loads a model on its own thread and answers requests there, one after another.
+
+    load: called on the engine's thread. chunk: prompt tokens computed at a time. reuse: keep the
+    last conversation's cache, so that a prompt that goes on from it computes only what is new.
+
+    Close it, use it in `with`, or drop it: its work ends and the model is freed.
+    """
+
+    def __init__(self, load: Callable[[], Loaded], *, chunk: int = 512, reuse: bool = True) -> None:
+        if chunk < 1:
+            raise RequestError(f"chunk: got {chunk}, wanted 1 or more prompt tokens at a time")
+        self._worker = _Worker(load, chunk, reuse)
+        # The thread holds the worker, not the engine, so a dropped engine can be collected.
+        weakref.finalize(self, self._worker.stop).atexit = False
+        thread.run(self._worker.run)
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is loaded; waits for it. Raises what loading raised."""
+        return self._worker.ready().info
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's config; waits for loading."""
+        return self._worker.ready().config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; waits for loading."""
+        return self._worker.ready().tokenizer
+
+    @property
+    def loading(self) -> bool:
+        """Whether the model is still being loaded; other calls would wait for it."""
+        return not self._worker.settled.is_set()
+
+    def submit(
+        self,
+        prompt_ids: SequenceOf[int],
+        sampling: Sampling | None = None,
+        on_progress: Progress | None = None,
+        *,
+        stop_ids: Iterable[int] | None = None,
+    ) -> Generation:
+        """Queue a request.
+
+        on_progress(done, total): called on the engine's thread as the prompt is computed.
+        stop_ids: tokens that end the answer, by default the model's own.
+
+        Raises: RequestError for a prompt that is empty, holds no ids of this model's vocabulary or
+        leaves no room in the context; what loading raised.
+        """
+        ready = self._worker.ready()
+        prompt = [int(token) for token in prompt_ids]
+        context = ready.config.max_position_embeddings
+        _check_prompt(prompt, context, ready.config.vocab_size)
+        sampling = sampling or Sampling()
+        job = Job(
+            prompt,
+            sampling,
+            limit=min(sampling.max_tokens, context - len(prompt)),
+            stop_ids=ready.stop_ids if stop_ids is None else frozenset(stop_ids),
+            on_progress=on_progress,
+            channel=Channel(Stats(prompt_tokens=len(prompt))),
+        )
+        generation = Generation(job.channel)
+        self._worker.accept(job)
+        return generation
+
+    def close(self, timeout: float = 60.0) -> None:
+        """Cancel what runs and waits, and free the model. Does nothing a second time."""
+        self._worker.stop()
+        if self._worker.ident != threading.get_ident():  # a callback of ours may close us
+            self._worker.ended.wait(timeout)
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _check_prompt(prompt: list[int], context: int, vocabulary: int) -> None:
+    if not prompt:
+        raise RequestError("the prompt is empty, wanted at least 1 token; write something")
+    if len(prompt) + 1 > context:
+        raise RequestError(
+            f"prompt has {len(prompt)} tokens, the context is {context} with room for the answer;"
+            f" shorten it to {context - 1} or fewer"
+        )
+    low, high = min(prompt), max(prompt)
+    if low < 0 or high >= vocabulary:
+        raise RequestError(
+            f"prompt: got token id {low if low < 0 else high}, wanted 0 to {vocabulary - 1};"
+            " the ids come from another tokenizer"
+        )
+
+
+class _Worker:
+    """What lives on the engine's thread. `step` is: schedule, run, postprocess."""
+
+    def __init__(self, load: Callable[[], Loaded], chunk: int, reuse: bool) -> None:
+        self.settled = threading.Event()  # loading has ended, well or badly
+        self.ended = threading.Event()  # nothing will run any more
+        self.ident: int | None = None
+        self._load = load
+        self._chunk = chunk
+        self._slot = PrefixSlot() if reuse else None
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._ready: Ready | None = None
+        self._error: BaseException | None = None
+        self._stopping = False
+        self._model: Model | None = None
+        self._job: Job | None = None
+        self._sequence: Sequence | None = None
+        self._began = 0.0
+        _workers.add(self)
+
+    # Called from any thread.
+
+    def ready(self) -> Ready:
+        self.settled.wait()
+        if self._error is not None:
+            raise self._error
+        if self._stopping or self._ready is None:
+            raise RequestError("the engine is closed; make a new Engine to go on")
+        return self._ready
+
+    def accept(self, job: Job) -> None:
+        self._jobs.put(job)
+        if self.ended.is_set():  # between `ready` and here; nobody else would answer it
+            self._drain()
+
+    def stop(self) -> None:
+        """May run in a garbage collection: takes no lock (SimpleQueue.put is reentrant)."""
+        self._stopping = True
+        self._jobs.put(None)
+
+    # Called on the engine's thread.
+
+    def run(self) -> None:
+        self.ident = threading.get_ident()
+        try:
+            loaded = self._load()
+            self._model, self._ready = loaded.model, _describe(loaded)
+            del loaded
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.settled.set()
+        try:
+            while self._error is None and self._step():
+                pass
+        except BaseException as error:  # a bug in the engine itself: say so to every reader
+            self._error = K2Error(f"the engine's thread died: {error!r}; restart and report this")
+            self._error.__cause__ = error
+        finally:
+            self._model = self._sequence = self._slot = None
+            mx.synchronize()
+            mx.clear_cache()
+            self.ended.set()
+            self._drain()
+
+    def _step(self) -> bool:
+        """One unit of work for one request; False when the engine is to end."""
+        job = self._schedule()
+        if job is None:
+            return not self._stopping
+        try:
+            if self._sequence is None:
+                self._sequence = self._begin(job)
+            token = self._sequence.advance()
+            self._postprocess(job, self._sequence, token)
+        except Exception as error:  # the request's own; the engine goes on with the next
+            self._finish(job, "error", error)
+        return True
+
+    def _schedule(self) -> Job | None:
+        """The request whose turn it is, waiting for one; None if there is nothing to do."""
+        if self._job is None:
+            job = self._jobs.get()
+            if job is None or not job.channel.start():
+                return None
+            self._job = job
+        if self._job.channel.cancelled or self._stopping:
+            self._finish(self._job, "cancelled")
+        return self._job
+
+    def _begin(self, job: Job) -> Sequence:
+        """The request's state before its first step, on the last one's cache where that fits."""
+        mx.reset_peak_memory()
+        self._began = time.perf_counter()
+        cache, cached = self._slot.take(job.prompt) if self._slot else (None, 0)
+        job.channel.stats.cached_tokens = cached
+        sequence = Sequence(
+            self._model,
+            job.prompt,
+            job.sampling,
+            limit=job.limit,
+            chunk=self._chunk,
+            cache=cache,
+        )
+        job.channel.stats.seed = sequence.seed
+        return sequence
+
+    def _postprocess(self, job: Job, sequence: Sequence, token: int | None) -> None:
+        """Tell the reader what the step brought, and end the request where it ends."""
+        stats, now = job.channel.stats, time.perf_counter()
+        total = stats.prompt_tokens
+        if token is None:
+            if job.on_progress:
+                job.on_progress(sequence.filled, total)
+            return
+        stats.seconds = now - job.channel.submitted
+        if len(sequence.tokens) == total + 1:
+            stats.prompt_seconds = now - self._began
+            stats.first_token_seconds = stats.seconds
+            if job.on_progress:
+                job.on_progress(total, total)
+        if token in job.stop_ids:
+            self._finish(job, "stop")
+            return
+        stats.completion_tokens += 1
+        job.channel.put(token)
+        if stats.completion_tokens >= job.limit:
+            self._finish(job, "length")
+
+    def _finish(self, job: Job, reason: FinishReason, error: BaseException | None = None) -> None:
+        sequence, self._job, self._sequence = self._sequence, None, None
+        if sequence is not None:
+            job.channel.stats.peak_memory = mx.get_peak_memory()
+            if self._slot and error is None:
+                self._slot.keep(sequence.tokens[: sequence.filled], sequence.cache)
+        job.channel.finish(reason, error)
+
+    def _drain(self) -> None:
+        """End what runs and waits when nothing will run any more."""
+        if self._job is not None:
+            self._job.channel.finish("error" if self._error else "cancelled", self._error)
+            self._job = None
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            if job is not None:
+                job.channel.finish("error" if self._error else "cancelled", self._error)
+
+
+_workers: "weakref.WeakSet[_Worker]" = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """A thread that is inside MLX when the interpreter goes away would crash the process."""
+    workers = list(_workers)
+    for worker in workers:
+        worker.stop()
+    for worker in workers:
+        worker.ended.wait(10.0)
+    if workers:
+        time.sleep(0.002)  # the threads get from telling us to waiting for their next task
+
+
+def _describe(loaded: Loaded) -> Ready:
+    config, special = loaded.config, loaded.tokenizer.special
+    stop_ids = {special[marker] for marker in STOP_MARKERS if marker in special}
+    info = EngineInfo(
+        name=loaded.path.name,
+        parameters=count_parameters(config),
+        bytes=sum(value.nbytes for _, value in tree_flatten(loaded.model.parameters())),
+        context=config.max_position_embeddings,
+        device=str(mx.default_device().type).removeprefix("DeviceType."),
+    )
+    return Ready(info, config, loaded.tokenizer, frozenset(stop_ids | set(config.eos_token_id)))
