@@ -31,9 +31,12 @@ class Document(NamedTuple):
 class TextSource:
     """One file of documents and what is to be known about it.
 
-    `clean` is "none" or "unwrap" (join lines that were broken for a picture-book page). `require` is a regular
-    expression that a document must contain to be used. `fraction` and `max_bytes` keep a subset of the
-    documents, chosen by a hash of the id, so the choice does not depend on the order of the file.
+    clean: "none", or "unwrap": join lines that were broken for a picture-book page.
+    require: a regular expression that a document must contain to be used at all.
+    fraction: the share of documents to use at all; max_bytes: where to stop.
+    shard_fraction: the share of the training documents that goes into the shard, while the
+    vocabulary is learned from all of them.
+    Shares are taken by a hash of the id, so the choice does not depend on the order of the file.
     """
 
     name: str
@@ -44,6 +47,7 @@ class TextSource:
     require: str | None = None
     fraction: float = 1.0
     max_bytes: int | None = None
+    shard_fraction: float = 1.0
 
 
 def held_out(document_id: str) -> bool:
@@ -56,6 +60,11 @@ def held_out(document_id: str) -> bool:
 
 def _hash(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest(), 16)
+
+
+def _within(text: str, share: float) -> bool:
+    # Other texts than the bare id, so that a subset says nothing about what is held out.
+    return _hash(text) % 10_000 < share * 10_000
 
 
 def open_lines(path: Path) -> IO[str]:
@@ -93,8 +102,7 @@ def usable(source: TextSource, folder: Path) -> Iterator[Document]:
     for document in read_documents(folder / source.path):
         if source.require and not re.search(source.require, document.text):
             continue
-        # A second hash, so that the subset says nothing about which documents are held out.
-        if _hash("subset:" + document.id) % 10_000 >= source.fraction * 10_000:
+        if not _within("subset:" + document.id, source.fraction):
             continue
         text = unwrap(document.text) if source.clean == "unwrap" else document.text
         text = text.strip()
@@ -187,6 +195,8 @@ def write_text_shards(
     writers = {part: ShardWriter(out, source, part, tokenizer) for part in ("train", "heldout")}
     for document in usable(source, folder):
         part = split(document)
-        if part is not None:
+        if part == "heldout" or (
+            part == "train" and _within("shard:" + document.id, source.shard_fraction)
+        ):
             writers[part].add(document.text)
     return [writer.close(tokenizer_sha256) for writer in writers.values()]
