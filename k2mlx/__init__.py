@@ -9,9 +9,9 @@ Reading order for a newcomer: README.md, then `config.py`, `nn/rope.py`, `nn/mla
 
 Three names are offered here and imported when first used: `load`, `generate`, `stream`.
 
-    from k2mlx import generate, load
+    from k2mlx import generate
 
-    model = load("models/k2-nano")
+    print(generate("models/k2-nano", "What is 1234 * 5678?"))
 """
 
 import sys
