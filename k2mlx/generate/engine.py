@@ -17,6 +17,7 @@ from typing import NamedTuple
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from k2mlx.chat import stop_ids
 from k2mlx.config import ModelConfig
 from k2mlx.errors import K2Error, RequestError
 from k2mlx.generate import thread
@@ -28,10 +29,6 @@ from k2mlx.load import Loaded
 from k2mlx.model import Model
 from k2mlx.tokenizer import Tokenizer
 from k2mlx.weights.names import count_parameters
-
-# Ends of an answer in K2's vocabulary, beside config.json's eos_token_id (K2-Instruct's original
-# config names only [EOS], but its chat turns end with <|im_end|>).
-STOP_MARKERS = ("<|im_end|>", "[EOS]", "[EOT]")
 
 Progress = Callable[[int, int], None]
 
@@ -53,7 +50,7 @@ class Ready(NamedTuple):
     info: EngineInfo
     config: ModelConfig
     tokenizer: Tokenizer
-    stop_ids: frozenset[int]
+    ends: frozenset[int]
 
 
 @dataclass
@@ -63,7 +60,7 @@ class Job:
     prompt: list[int]
     sampling: Sampling
     limit: int
-    stop_ids: frozenset[int]
+    ends: frozenset[int]
     on_progress: Progress | None
     channel: Channel
 
@@ -130,7 +127,7 @@ class Engine:
             prompt,
             sampling,
             limit=min(sampling.max_tokens, context - len(prompt)),
-            stop_ids=ready.stop_ids if stop_ids is None else frozenset(stop_ids),
+            ends=ready.ends if stop_ids is None else frozenset(stop_ids),
             on_progress=on_progress,
             channel=Channel(Stats(prompt_tokens=len(prompt))),
         )
@@ -288,7 +285,7 @@ class _Worker:
             stats.first_token_seconds = stats.seconds
             if job.on_progress:
                 job.on_progress(total, total)
-        if token in job.stop_ids:
+        if token in job.ends:
             self._finish(job, "stop")
             return
         stats.completion_tokens += 1
@@ -334,8 +331,7 @@ def _end_all() -> None:
 
 
 def _describe(loaded: Loaded) -> Ready:
-    config, special = loaded.config, loaded.tokenizer.special
-    stop_ids = {special[marker] for marker in STOP_MARKERS if marker in special}
+    config = loaded.config
     info = EngineInfo(
         name=loaded.path.name,
         parameters=count_parameters(config),
@@ -343,4 +339,6 @@ def _describe(loaded: Loaded) -> Ready:
         context=config.max_position_embeddings,
         device=str(mx.default_device().type).removeprefix("DeviceType."),
     )
-    return Ready(info, config, loaded.tokenizer, frozenset(stop_ids | set(config.eos_token_id)))
+    # K2-Instruct's original config names only [EOS]; its turns end with <|im_end|>.
+    ends = stop_ids(loaded.tokenizer).union(config.eos_token_id)
+    return Ready(info, config, loaded.tokenizer, ends)

@@ -44,7 +44,7 @@ def tiny_config(**changes) -> ModelConfig:
 class ScriptedModel(nn.Module):
     """Its likeliest next token is `following(all tokens in the cache)`; it records its calls.
 
-    script: what it answers, token by token, instead (by length of the cache after `start`).
+    script: what it answers, token by token, instead (from the end of each prompt).
     permits: a semaphore that every call waits for, to hold the engine at a known place.
     fail_at: the length of the cache at which a call raises.
     """
@@ -74,6 +74,7 @@ class ScriptedModel(nn.Module):
 
     def hidden(self, tokens, cache):
         self.prefills.append(tokens.shape[1])
+        self._start = None  # a new prompt
         self._extend(tokens, cache)
 
     def __call__(self, tokens, cache):
@@ -86,7 +87,9 @@ class ScriptedModel(nn.Module):
             weights = mx.arange(1, seen.size + 1)
             total = (weights * seen.astype(mx.int64)).sum()
             choice = 17 + (total * 31 + seen.size) % 256
-        return mx.where(mx.arange(VOCABULARY) == choice, 5.0, 0.0)[None, None]
+        return mx.where(mx.arange(VOCABULARY) == choice, 5.0, -500.0 if self._script else 0.0)[
+            None, None
+        ]
 
 
 @pytest.fixture
