@@ -4,8 +4,11 @@ The environment is set on import, before any test module can import mlx or gradi
 """
 
 import os
+import sys
 
 import pytest
+
+import k2mlx  # noqa: F401  loads OpenBLAS, for which mlx must not have been imported yet
 
 # On the CPU mx.compile starts g++ for every kernel: a minute for one training step.
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
@@ -25,8 +28,6 @@ def k2mlx_home(tmp_path_factory):
 
 def pytest_collection_modifyitems(items):
     """Skip, with the reason, what this machine cannot run."""
-    import sys
-
     on_mac = sys.platform == "darwin"
     for item in items:
         if item.get_closest_marker("metal") and not on_mac:
