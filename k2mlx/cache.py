@@ -21,7 +21,8 @@ class LatentCache:
         self._rows: mx.array | None = None
 
     def append(self, rows: mx.array) -> mx.array:
-        """Add rows [B, L, C + R] for the positions offset .. offset + L; returns all rows so far."""
+        """Add rows [B, L, C + R] for the positions offset .. offset + L; returns all rows so
+        far."""
         end = self.offset + rows.shape[1]
         if self._rows is None or end > self._rows.shape[1]:
             grown = mx.zeros(

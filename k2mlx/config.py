@@ -1,8 +1,8 @@
 """What a K2 is made of: the fields of config.json, read, checked and frozen.
 
-Field names and meanings are those of the Hugging Face checkpoints (k2-spec 1; configuration_deepseek.py).
-A value that this code does not implement is a ConfigError, a key that it does not know is a warning:
-neither is passed over in silence.
+Field names and meanings are those of the Hugging Face checkpoints (k2-spec 1;
+configuration_deepseek.py). A value that this code does not implement is a ConfigError, a key that
+it does not know is a warning: neither is passed over in silence.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ from .errors import CheckpointError, ConfigError
 
 CHAT_FORMATS = ("k2-nano", "kimi-k2-instruct", "kimi-k2-thinking", "kimi-k2.5")
 
-# Keys that say nothing about the computation: bookkeeping, training-time values, defaults of generation.
+# Keys that say nothing about the computation: bookkeeping, training-time values, defaults of
+# generation.
 IGNORED_KEYS = frozenset(
-    "architectures auto_map attention_dropout aux_loss_alpha seq_aux ep_size pretraining_tp torch_dtype dtype "
-    "use_cache transformers_version bos_token_id pad_token_id unk_token_id _name_or_path "
-    "num_nextn_predict_layers output_attentions output_hidden_states return_dict tie_encoder_decoder "
-    "num_key_value_heads moe_layer_freq head_dim rope_parameters rope_interleave qk_head_dim".split()
+    """
+    architectures auto_map attention_dropout aux_loss_alpha seq_aux ep_size pretraining_tp
+    torch_dtype dtype use_cache transformers_version bos_token_id pad_token_id unk_token_id
+    _name_or_path num_nextn_predict_layers output_attentions output_hidden_states return_dict
+    tie_encoder_decoder num_key_value_heads moe_layer_freq head_dim rope_parameters rope_interleave
+    qk_head_dim
+    """.split()  # noqa: SIM905 (a list literal would be thirty lines)
 )
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """YaRN (arXiv 2309.00071) as config.json's `rope_scaling` gives it. No field has a default but the
-    scales: `beta_fast` is 1 in K2 and 32 in K2.5, and a wrong guess is silently wrong (k2-spec 0.1)."""
+    """YaRN (arXiv 2309.00071) as config.json's `rope_scaling` gives it. No field has a default but
+    the scales: `beta_fast` is 1 in K2 and 32 in K2.5, and a wrong guess is silently wrong (k2-spec
+    0.1)."""
 
     factor: float
     original_max_position_embeddings: int
@@ -54,8 +59,9 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """How one kind of matrix is stored. `symmetric` is K2's INT4 grid (codes -7..7, no biases on disk),
-    `affine` is MLX's w = q * scale + bias; both with one scale for each `group_size` inputs of a row."""
+    """How one kind of matrix is stored. `symmetric` is K2's INT4 grid (codes -7..7, no biases on
+    disk), `affine` is MLX's w = q * scale + bias; both with one scale for each `group_size` inputs
+    of a row."""
 
     bits: int
     group_size: int
@@ -95,7 +101,7 @@ class Quantization:
                 raise ConfigError(f"quantization.{key}: unknown key; wanted {wanted}")
             if d[key] is not None and not isinstance(d[key], dict):
                 raise ConfigError(
-                    f"quantization.{key}: got {d[key]!r}, wanted an object with bits, group_size, mode"
+                    f"quantization.{key}: got {d[key]!r}, wanted {{bits, group_size, mode}}"
                 )
         return cls(
             **{
@@ -141,12 +147,13 @@ class ModelConfig:
 
     @classmethod
     def load(cls, folder: str | Path) -> ModelConfig:
-        """Read FOLDER/config.json. Raises CheckpointError without a file, ConfigError for its content."""
+        """Read FOLDER/config.json. Raises CheckpointError without a file, ConfigError for its
+        content."""
         path = Path(folder) / "config.json"
         if not path.is_file():
             raise CheckpointError(
-                f"{folder}: no config.json there; wanted a folder with config.json and *.safetensors. "
-                "Give --model the folder of a model, such as models/k2-nano."
+                f"{folder}: no config.json there; wanted a folder with config.json and "
+                "*.safetensors. Give --model the folder of a model, such as models/k2-nano."
             )
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
@@ -157,7 +164,8 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> ModelConfig:
-        """Check a config.json's content. Raises ConfigError naming the key, what it holds and what is built."""
+        """Check a config.json's content. Raises ConfigError naming the key, what it holds and what
+        is built."""
         if not isinstance(d, dict):
             raise ConfigError(f"got {type(d).__name__}, wanted a JSON object")
         if isinstance(d.get("text_config"), dict):  # K2.5 keeps the language model in a part
@@ -194,7 +202,8 @@ class ModelConfig:
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a config.json that `from_dict` reads back and that mlx-lm and transformers know."""
+        """The content of a config.json that `from_dict` reads back and that mlx-lm and transformers
+        know."""
         d = {k: v for k, v in asdict(self).items() if v is not None}
         d["eos_token_id"] = list(self.eos_token_id)
         if self.quantization:
@@ -275,7 +284,8 @@ def _checkpoint_format(own: Any, hf: Any, explicit: str | None) -> str:
 
 
 def _chat_format(values: dict[str, Any]) -> str:
-    """The official checkpoints do not name their prompt format; the weights and the rope tell them apart."""
+    """The official checkpoints do not name their prompt format; the weights and the rope tell them
+    apart."""
     scaling = values["rope_scaling"]
     if values["checkpoint_format"] != "int4":
         return "kimi-k2-instruct"
@@ -283,7 +293,8 @@ def _chat_format(values: dict[str, Any]) -> str:
 
 
 def _build(cls: type, values: dict[str, Any], where: str) -> Any:
-    """Make the dataclass `cls`, with types checked: bool is no number, 8.0 is an int, 8 is a float."""
+    """Make the dataclass `cls`, with types checked: bool is no number, 8.0 is an int, 8 is a
+    float."""
     known = {f.name: f for f in fields(cls)}
     for key in values:
         if key not in known:

@@ -1,7 +1,8 @@
 """The few kinds of error that k2mlx raises on purpose.
 
-Each message says what was looked at, what was got, what was wanted and what to do next, in one line.
-Errors that a user can cause are ValueErrors too; a bug of ours is an AssertionError and never one of these.
+Each message says what was looked at, what was got, what was wanted and what to do next, in one
+line. Errors that a user can cause are ValueErrors too; a bug of ours is an AssertionError and
+never one of these.
 """
 
 
@@ -26,4 +27,5 @@ class RequestError(K2Error, ValueError):
 
 
 class MissingExtraError(K2Error, ImportError):
-    """An optional part of k2mlx is not installed; the message names the command that installs it."""
+    """An optional part of k2mlx is not installed; the message names the command that installs
+    it."""

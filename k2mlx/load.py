@@ -31,7 +31,8 @@ def default_dtype() -> mx.Dtype:
 
 
 def load(name: str | Path, dtype: mx.Dtype | None = None) -> Loaded:
-    """Load the model in folder `name` (or of that name, see `home.find_model`) onto the default device.
+    """Load the model in folder `name` (or of that name, see `home.find_model`) onto the default
+    device.
 
     Raises CheckpointError, ConfigError or TokenizerError, each saying which file and what to do.
     """

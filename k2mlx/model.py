@@ -56,7 +56,8 @@ class Decoder(nn.Module):
 
 
 class Model(nn.Module):
-    """tokens [B, L] -> logits [B, L, V]. Weights are lazy: nothing is allocated before it is used."""
+    """tokens [B, L] -> logits [B, L, V]. Weights are lazy: nothing is allocated before it is
+    used."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -91,8 +92,9 @@ class Model(nn.Module):
     ) -> mx.array:
         """tokens [B, L] -> states after the final norm [B, L, H].
 
-        cache: one LatentCache a layer, extended by L. segments [B, L] (without cache): tokens see only
-        their own segment. router_load: a list that gets one [E] count of chosen pairs a MoE layer.
+        cache: one LatentCache a layer, extended by L. segments [B, L] (without cache): tokens see
+        only their own segment. router_load: a list that gets one [E] count of chosen pairs a MoE
+        layer.
         """
         # Training keeps the embedding in float32; the layers' type is the norms'.
         x = self.embed(tokens).astype(self.model.norm.weight.dtype)
@@ -104,7 +106,8 @@ class Model(nn.Module):
         return [LatentCache() for _ in self.layers]
 
     def reset(self, seed: int) -> None:
-        """Start afresh for training: matrices N(0, initializer_range), norms 1, correction biases 0."""
+        """Start afresh for training: matrices N(0, initializer_range), norms 1, correction biases
+        0."""
         std, fresh = self.config.initializer_range, {}
         names = tree_flatten(self.parameters())
         keys = mx.random.split(mx.random.key(seed), len(names))

@@ -41,7 +41,8 @@ def test_official_configs(name):
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_official_shapes_without_allocating(name):
-    """Every tensor that k2-spec 1 and 2 list, and the totals; the MLX model is lazy and has the same."""
+    """Every tensor that k2-spec 1 and 2 list, and the totals; the MLX model is lazy and has the
+    same."""
     config = ModelConfig.load(find_model(name))
     shapes = dict(checkpoint_tensors(config))
     layer = "model.layers.60."
@@ -154,7 +155,7 @@ def test_text_config_of_a_vision_model_is_found():
 
 
 def test_missing_folder_and_bad_json(tmp_path):
-    with pytest.raises(CheckpointError, match="no config.json"):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
         ModelConfig.load(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="not JSON"):

@@ -17,8 +17,8 @@ def relative(a, b) -> float:
 
 
 def draw(seed: int, config_of=random_config):
-    """A config, weights and tokens whose router is never within 1e-5 of another choice; and how many
-    draws it took, since a near tie may fall either way in float32."""
+    """A config, weights and tokens whose router is never within 1e-5 of another choice; and how
+    many draws it took, since a near tie may fall either way in float32."""
     for redrawn in range(10):
         config = config_of(seed * 100 + redrawn)
         weights = random_weights(config, seed * 100 + redrawn)

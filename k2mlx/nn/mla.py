@@ -3,11 +3,11 @@
 All heads share one latent vector c a token; head h reads its keys and values from it:
 k_h = W_UK,h c and v_h = W_UV,h c, beside one rotary key that all heads share. So
     q_h . k_h = q_h . (W_UK,h c) = (W_UK,h^T q_h) . c
-and a head may either expand the cache to keys and values (plain) or move its query into the latent space
-and attend there (absorbed). Plain costs less for many new tokens, absorbed for few.
+and a head may either expand the cache to keys and values (plain) or move its query into the latent
+space and attend there (absorbed). Plain costs less for many new tokens, absorbed for few.
 
-Shape letters: B batch, L new tokens, S tokens in the cache, H heads, N/R/V nope, rope and value size,
-C kv_lora_rank.
+Shape letters: B batch, L new tokens, S tokens in the cache, H heads, N/R/V nope, rope and value
+size, C kv_lora_rank.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ LORA_NORM_EPS = 1e-6  # the two low-rank norms ignore config.rms_norm_eps (k2-sp
 
 
 class MLA(nn.Module):
-    """x [B, L, hidden] -> [B, L, hidden]. Names and row order of the matrices as in the checkpoints:
-    of q_b_proj's N + R rows a head the rope part comes last, of kv_b_proj's N + V rows the value part."""
+    """x [B, L, hidden] -> [B, L, hidden]. Names and row order of the matrices as in the
+    checkpoints: of q_b_proj's N + R rows a head the rope part comes last, of kv_b_proj's N + V rows
+    the value part."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -47,7 +48,8 @@ class MLA(nn.Module):
     def __call__(
         self, x: mx.array, cache: LatentCache | None = None, segments: mx.array | None = None
     ) -> mx.array:
-        """With `segments` [B, L] a token sees only earlier tokens of its own segment (packed training)."""
+        """With `segments` [B, L] a token sees only earlier tokens of its own segment (packed
+        training)."""
         B, L, _ = x.shape
         offset = 0 if cache is None else cache.offset
         q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
@@ -75,7 +77,8 @@ class MLA(nn.Module):
     def plain(
         self, q_nope: mx.array, q_rope: mx.array, rows: mx.array, segments: mx.array | None = None
     ) -> mx.array:
-        """Expand the cache. q_nope [B, H, L, N], q_rope [B, H, L, R], rows [B, S, C + R] -> [B, H, L, V]."""
+        """Expand the cache. q_nope [B, H, L, N], q_rope [B, H, L, R], rows [B, S, C + R] -> [B, H,
+        L, V]."""
         B, H = q_nope.shape[:2]
         c, k_rope = mx.split(rows, [self.config.kv_lora_rank], axis=-1)
         kv = self.kv_b_proj(c).reshape(B, c.shape[1], H, -1).transpose(0, 2, 1, 3)
@@ -87,7 +90,8 @@ class MLA(nn.Module):
     def absorbed(
         self, q_nope: mx.array, q_rope: mx.array, rows: mx.array, segments: mx.array | None = None
     ) -> mx.array:
-        """Attend in the latent space: one shared key [c, k_rope] and value c for all heads. Shapes as `plain`."""
+        """Attend in the latent space: one shared key [c, k_rope] and value c for all heads. Shapes
+        as `plain`."""
         w_uk, w_uv = self._head_matrices()
         q = mx.concatenate([self._by_head(q_nope, w_uk, transpose=False), q_rope], axis=-1)
         k = rows[:, None]
@@ -95,8 +99,9 @@ class MLA(nn.Module):
         return self._by_head(latent, w_uv, transpose=True)
 
     def _head_matrices(self) -> tuple[list[mx.array], list[mx.array]]:
-        """W_UK [H, N, C] and W_UV [H, V, C] out of kv_b_proj. Of a plain matrix they are views; of a
-        quantised one, whose kernels would copy a view on every call, copies kept until it changes."""
+        """W_UK [H, N, C] and W_UV [H, V, C] out of kv_b_proj. Of a plain matrix they are views; of
+        a quantised one, whose kernels would copy a view on every call, copies kept until it
+        changes."""
         proj, nope = self.kv_b_proj, self.config.qk_nope_head_dim
         parts = proj.parts if isinstance(proj, QuantizedLinear) else [proj.weight]
         if self._split is not None and self._split[0] is proj.weight:
@@ -119,7 +124,8 @@ class MLA(nn.Module):
 def attention(
     q: mx.array, k: mx.array, v: mx.array, scale: float, segments: mx.array | None
 ) -> mx.array:
-    """Causal softmax(scale q k^T) v; q [B, H, L, D], k [B, 1|H, S, D], v [B, 1|H, S, V] -> [B, H, L, V].
+    """Causal softmax(scale q k^T) v; q [B, H, L, D], k [B, 1|H, S, D], v [B, 1|H, S, V] -> [B, H,
+    L, V].
 
     MLX's fused kernel aligns the last query with the last key. With `segments` the scores are made
     explicitly: the kernel's gradient with an array mask fails in bfloat16 on CUDA (MLX 0.32.4).

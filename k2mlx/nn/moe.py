@@ -1,4 +1,5 @@
-"""The feed-forward half of a layer: SwiGLU, the sigmoid router, 384 routed experts and a shared one.
+"""The feed-forward half of a layer: SwiGLU, the sigmoid router, 384 routed experts and a shared
+one.
 
 y = sum over the chosen experts of w_e E_e(x), plus the shared expert's output unscaled (k2-spec 2).
 Shape letters: T tokens, K experts a token, E experts, I expert width, H hidden.
@@ -42,8 +43,9 @@ class MLP(nn.Module):
 
 
 class Router(nn.Module):
-    """Choose K of E experts by s = sigmoid(x W^T) + correction bias; weigh them by s without the bias,
-    normalised to sum 1 and scaled. All in float32: near ties flip experts otherwise (k2-spec 0.5)."""
+    """Choose K of E experts by s = sigmoid(x W^T) + correction bias; weigh them by s without the
+    bias, normalised to sum 1 and scaled. All in float32: near ties flip experts otherwise (k2-spec
+    0.5)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -65,8 +67,8 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """The routed experts. Gate and up rows of an expert are one matrix [2I, H], gate first, so that one
-    gather reads both."""
+    """The routed experts. Gate and up rows of an expert are one matrix [2I, H], gate first, so that
+    one gather reads both."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -106,7 +108,8 @@ class MoE(nn.Module):
         self.shared_experts = MLP(config.hidden_size, width, spec)
 
     def __call__(self, x: mx.array, router_load: list[mx.array] | None = None) -> mx.array:
-        """x [B, L, H] -> the same shape. `router_load` gets the pairs each expert was chosen for, [E]."""
+        """x [B, L, H] -> the same shape. `router_load` gets the pairs each expert was chosen for,
+        [E]."""
         rows = x.reshape(-1, x.shape[-1])
         indices, weights = self.gate(rows)
         if router_load is not None:

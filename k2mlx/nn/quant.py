@@ -1,9 +1,9 @@
 """K2's INT4 grid, and matrices (single, or one for each expert) that are stored quantised.
 
-The grid (k2-spec 3.2 and 0.6, 0.7): each 32 consecutive inputs of a row share one bfloat16 scale
-s = max(absmax / 7, 1e-5); codes are rint(w / s) in -7..7, stored as code + 8, eight to a word, lowest bits
-first. MLX's kernels read the same words with biases = -8 s, which is exact in bfloat16, so the biases are
-made at load and never stored.
+The grid (k2-spec 3.2 and 0.6, 0.7): each 32 consecutive inputs of a row share one bfloat16 scale s
+= max(absmax / 7, 1e-5); codes are rint(w / s) in -7..7, stored as code + 8, eight to a word,
+lowest bits first. MLX's kernels read the same words with biases = -8 s, which is exact in
+bfloat16, so the biases are made at load and never stored.
 
 Shape letters: E experts, O outputs, I inputs, N rows of x in expert order.
 """
@@ -28,7 +28,8 @@ def _codes(w: mx.array) -> tuple[mx.array, mx.array]:
 
 
 def k2_quantize(w: mx.array) -> tuple[mx.array, mx.array]:
-    """w [..., O, I] -> packed uint32 [..., O, I/8], scales bfloat16 [..., O, I/32]. I must divide by 32."""
+    """w [..., O, I] -> packed uint32 [..., O, I/8], scales bfloat16 [..., O, I/32]. I must divide
+    by 32."""
     codes, scales = _codes(w)
     nibbles = (codes + 8).astype(mx.uint32).reshape(*w.shape[:-1], -1, 8)
     packed = (nibbles << mx.arange(0, 32, 4, dtype=mx.uint32)).sum(axis=-1).astype(mx.uint32)
@@ -66,7 +67,8 @@ def quantize(w: mx.array, spec: QuantSpec) -> dict[str, mx.array]:
 def fake_quantize(w: mx.array, spec: QuantSpec) -> mx.array:
     """w as it will be stored, with the gradient of the identity (straight-through), for training.
 
-    Not the gradient of mx.dequantize(mx.quantize(w)): that is not zero, but it is not this one either.
+    Not the gradient of mx.dequantize(mx.quantize(w)): that is not zero, but it is not this one
+    either.
     """
     fixed = mx.stop_gradient(w)
     if spec.mode == "symmetric":
@@ -90,7 +92,8 @@ def expand_first(rows: int, least: int) -> bool:
 def quantized_matmul(
     x: mx.array, parts: list[mx.array], spec: QuantSpec, transpose: bool = True
 ) -> mx.array:
-    """x [..., L, I] times parts = weight, scales, biases of [..., O, I] (or of [..., I, O], not transposed)."""
+    """x [..., L, I] times parts = weight, scales, biases of [..., O, I] (or of [..., I, O], not
+    transposed)."""
     how = {"group_size": spec.group_size, "bits": spec.bits}
     if expand_first(x.shape[-2], least=4):
         w = mx.dequantize(*parts, **how)
@@ -140,7 +143,8 @@ class ExpertLinear(nn.Module):
 
 
 class QuantizedExpertLinear(nn.Module):
-    """`ExpertLinear` with weight uint32 [E, O, I*bits/32], scales and biases [E, O, I/group_size]."""
+    """`ExpertLinear` with weight uint32 [E, O, I*bits/32], scales and biases [E, O,
+    I/group_size]."""
 
     def __init__(self, experts: int, inputs: int, outputs: int, spec: QuantSpec):
         super().__init__()

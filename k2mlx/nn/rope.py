@@ -15,9 +15,9 @@ from ..config import ModelConfig, RopeScaling
 def inverse_frequencies(dims: int, base: float, scaling: RopeScaling | None) -> list[float]:
     """Angle per position of each of the dims/2 pairs, in radians.
 
-    A pair that turns more than `beta_fast` times over the original context keeps its frequency, one that
-    turns less than `beta_slow` times is slowed by `factor`, those between are blended. For K2's
-    beta_fast = beta_slow = 1 the ramp is a step; K2.5's beta_fast = 32 makes it a slope.
+    A pair that turns more than `beta_fast` times over the original context keeps its frequency,
+    one that turns less than `beta_slow` times is slowed by `factor`, those between are blended.
+    For K2's beta_fast = beta_slow = 1 the ramp is a step; K2.5's beta_fast = 32 makes it a slope.
     """
     plain = [base ** (-2 * i / dims) for i in range(dims // 2)]
     if scaling is None:
@@ -47,8 +47,8 @@ def get_mscale(factor: float, mscale: float) -> float:
 
 
 def softmax_scale(config: ModelConfig) -> float:
-    """1/sqrt(head size), times mscale squared when `mscale_all_dim` is set (k2-spec 0.3: never both this
-    and a scaled cosine)."""
+    """1/sqrt(head size), times mscale squared when `mscale_all_dim` is set (k2-spec 0.3: never both
+    this and a scaled cosine)."""
     scale = config.qk_head_dim**-0.5
     scaling = config.rope_scaling
     if scaling is not None and scaling.mscale_all_dim:
@@ -57,7 +57,8 @@ def softmax_scale(config: ModelConfig) -> float:
 
 
 class YarnRope:
-    """Rotate the last axis of x by its positions offset, offset + 1, ... along the axis before it."""
+    """Rotate the last axis of x by its positions offset, offset + 1, ... along the axis before
+    it."""
 
     def __init__(self, config: ModelConfig):
         self.dims = config.qk_rope_head_dim

@@ -1,4 +1,5 @@
-"""The safetensors files of a model folder: found, and their headers checked before anything is mapped.
+"""The safetensors files of a model folder: found, and their headers checked before anything is
+mapped.
 
 Source: the safetensors format, an 8-byte little-endian header length, a JSON header, then the data.
 """

@@ -1,8 +1,8 @@
 """From a model folder's files to the module tree's arrays, and back.
 
-k2mlx's own layout is the module tree itself: experts stacked, K2's INT4 codes with their scales and
-without the biases that MLX's kernels want, which are made here (k2-spec 3.2). The bfloat16 layout of
-Hugging Face, one matrix an expert, is stacked on the way in.
+k2mlx's own layout is the module tree itself: experts stacked, K2's INT4 codes with their scales
+and without the biases that MLX's kernels want, which are made here (k2-spec 3.2). The bfloat16
+layout of Hugging Face, one matrix an expert, is stacked on the way in.
 """
 
 from __future__ import annotations
@@ -33,16 +33,14 @@ def load_weights(folder: Path, model: Model, dtype: mx.Dtype) -> None:
     if config.checkpoint_format not in ("k2mlx", "bf16"):
         raise CheckpointError(
             f"{folder}: got weights in {config.checkpoint_format.upper()}; this version reads "
-            "k2mlx's own INT4 layout and bfloat16. Official FP8 and INT4 files come with a later one."
+            "k2mlx's own INT4 layout and bfloat16; official FP8 and INT4 files come later."
         )
     weights: dict[str, mx.array] = {}
     for path in weight_files(folder):
         read_header(path)
         part = mx.load(str(path))
         if twice := weights.keys() & part.keys():
-            raise CheckpointError(
-                f"{path}: {min(twice)} is in another file too; fetch the folder again"
-            )
+            raise CheckpointError(f"{path}: {min(twice)} is in two files; fetch the folder again")
         weights |= part
     if config.checkpoint_format == "bf16":
         weights = stack_experts(weights, config)
@@ -56,7 +54,8 @@ def load_weights(folder: Path, model: Model, dtype: mx.Dtype) -> None:
 
 
 def stack_experts(weights: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.array]:
-    """`mlp.experts.E.{gate,up,down}_proj.weight` -> the two stacks of each layer; the rest as it is."""
+    """`mlp.experts.E.{gate,up,down}_proj.weight` -> the two stacks of each layer; the rest as it
+    is."""
     weights = dict(weights)
     for layer in range(config.first_k_dense_replace, config.num_hidden_layers):
         prefix = f"model.layers.{layer}.mlp.experts"
@@ -76,7 +75,8 @@ def stack_experts(weights: dict[str, mx.array], config: ModelConfig) -> dict[str
 
 
 def quantize_weights(weights: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.array]:
-    """Floating point tensors by module path -> those of the quantised model that `config` describes."""
+    """Floating point tensors by module path -> those of the quantised model that `config`
+    describes."""
     out: dict[str, mx.array] = {}
     for name, value in weights.items():
         spec = quant_spec(config, name)
@@ -89,7 +89,8 @@ def quantize_weights(weights: dict[str, mx.array], config: ModelConfig) -> dict[
 
 
 def dequantize_weights(weights: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.array]:
-    """The inverse of `quantize_weights`, in float32: where training goes on from a quantised model."""
+    """The inverse of `quantize_weights`, in float32: where training goes on from a quantised
+    model."""
     out: dict[str, mx.array] = {}
     for name, value in weights.items():
         spec = quant_spec(config, name)
@@ -158,7 +159,7 @@ def _check(folder: Path, weights: dict[str, mx.array], model: Model) -> None:
         if got.shape != parameter.shape or (got.dtype == mx.uint32) != packed:
             raise CheckpointError(
                 f"{folder}: {name}: expected {parameter.dtype} {list(parameter.shape)}, got "
-                f"{got.dtype} {list(got.shape)}. config.json and the weights do not belong together."
+                f"{got.dtype} {list(got.shape)}. config.json and the weights do not fit."
             )
     if unknown := weights.keys() - wanted.keys():
         raise CheckpointError(

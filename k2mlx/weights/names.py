@@ -1,8 +1,9 @@
 """The tensors of an official K2 checkpoint: every name and shape, and what they add up to.
 
-The module tree uses the same names but for the experts: the checkpoint has three matrices an expert,
-`mlp.experts.E.{gate,up,down}_proj`, the model one stack `mlp.experts.gate_up_proj` [experts, 2 width,
-hidden] (an expert's gate rows, then its up rows) and one stack `mlp.experts.down_proj`.
+The module tree uses the same names but for the experts: the checkpoint has three matrices an
+expert, `mlp.experts.E.{gate,up,down}_proj`, the model one stack `mlp.experts.gate_up_proj`
+[experts, 2 width, hidden] (an expert's gate rows, then its up rows) and one stack
+`mlp.experts.down_proj`.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def count_parameters(config: ModelConfig) -> int:
 
 
 def count_active_parameters(config: ModelConfig) -> int:
-    """Parameters that one token uses, embedding and head included: 32.86 billion for the official K2."""
+    """Parameters that one token uses, embedding and head included: 32.86 billion for the official
+    K2."""
     one_expert = 3 * config.hidden_size * config.moe_intermediate_size
     moe_layers = config.num_hidden_layers - config.first_k_dense_replace
     idle = (config.n_routed_experts - config.num_experts_per_tok) * one_expert

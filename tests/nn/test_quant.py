@@ -1,4 +1,5 @@
-"""K2's INT4 grid: the spec's packing vectors, MLX's kernels on the same words, straight-through gradients."""
+"""K2's INT4 grid: the spec's packing vectors, MLX's kernels on the same words, straight-through
+gradients."""
 
 import mlx.core as mx
 import numpy as np
@@ -18,7 +19,8 @@ def random(seed, *shape, scale=1.0):
 
 
 def decode_by_hand(packed, scales):
-    """k2-spec 3.2: element i in bits 4 (i % 8) of word i // 8, value + 8, times its group's scale."""
+    """k2-spec 3.2: element i in bits 4 (i % 8) of word i // 8, value + 8, times its group's
+    scale."""
     packed, scales = np.array(packed), np.array(scales.astype(mx.float32))
     out = np.zeros((*packed.shape[:-1], packed.shape[-1] * 8))
     for i in range(out.shape[-1]):
@@ -77,7 +79,8 @@ def test_quantised_matrices_multiply_as_their_expansion(spec, rows):
 
 @pytest.mark.parametrize("tokens", [1, 2, 7, 8, 9, 64, 200])
 def test_experts_in_any_order(tokens):
-    """Few pairs go unsorted, many sorted, very many through expanded matrices: all the same numbers."""
+    """Few pairs go unsorted, many sorted, very many through expanded matrices: all the same
+    numbers."""
     experts, inputs, outputs, k = 12, 64, 32, 8
     layer = quant.expert_linear(experts, inputs, outputs, K2)
     parts = quant.quantize(random(5, experts, outputs, inputs), K2)

@@ -1,7 +1,7 @@
 """Kimi K2's forward pass in NumPy float64, written from k2-spec 2: slow, obvious, without a cache.
 
-Weights are a dict of the official bfloat16 layout's names (three matrices an expert) to float64 arrays.
-Nothing here is shared with k2mlx but the config's field names.
+Weights are a dict of the official bfloat16 layout's names (three matrices an expert) to float64
+arrays. Nothing here is shared with k2mlx but the config's field names.
 """
 
 import math
@@ -95,7 +95,8 @@ def mlp(w, prefix, x):
 
 
 def moe(config, w, x, margins):
-    """x [L, hidden] -> [L, hidden]; `margins` gets how far the last chosen score is above the next."""
+    """x [L, hidden] -> [L, hidden]; `margins` gets how far the last chosen score is above the
+    next."""
     out = mlp(w, "shared_experts.", x)
     k = config.num_experts_per_tok
     for t in range(x.shape[0]):
