@@ -1,0 +1,200 @@
+"""Measure a model on tool calls.
+
+  tools   our held-out questions for calculator, clock and convert_units, and turns that need none
+  calls   any set in JSONL: {"id", "messages", "tools", "gold": [{"name", "arguments": {"arg":
+          [accepted values]}}], "order": bool}; matched as BFCL's AST check does
+
+Answers are greedy unless --temperature says otherwise. Progress goes to standard error.
+
+Example:
+  k2mlx eval tools --model models/k2-nano
+  k2mlx eval calls cases.jsonl --model models/k2-nano --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from k2mlx.errors import RequestError
+from k2mlx.home import find_model
+
+if TYPE_CHECKING:
+    from k2mlx.generate.engine import Engine
+    from k2mlx.generate.sampling import Sampling
+
+SHOWN_FAILURES = 20
+
+
+class Outcome(Protocol):
+    """What both evaluations give for a case."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="what", required=True, metavar="tools|calls")
+    tools = commands.add_parser("tools", help="our held-out tool questions")
+    calls = commands.add_parser("calls", help="a function-calling set in JSONL")
+    calls.add_argument("file", metavar="FILE", help="JSONL, one case a line")
+    for command in (tools, calls):
+        command.add_argument(
+            "--model", default="models/k2-nano", help="folder or name (default: %(default)s)"
+        )
+        command.add_argument("--limit", type=int, metavar="N", help="only the first N cases")
+        command.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
+        command.add_argument(
+            "--seed", type=int, default=0, help="of the first case; each next one adds 1"
+        )
+        command.add_argument(
+            "--max-tokens", type=int, default=512, help="of one answer (default: %(default)s)"
+        )
+        command.add_argument("--out", metavar="FILE", help="write every case's outcome as JSONL")
+        command.add_argument(
+            "-v", "--verbose", action="store_true", help=f"show up to {SHOWN_FAILURES} failures"
+        )
+        command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def run(args: argparse.Namespace) -> None:
+    _check(args)
+    path = find_model(args.model)
+    (_run_tools if args.what == "tools" else _run_calls)(args, path)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.limit is not None and args.limit < 1:
+        raise RequestError(f"--limit: got {args.limit}, wanted 1 or more cases")
+    _sampling(args, 0)
+
+
+def _run_tools(args: argparse.Namespace, path: Path) -> None:
+    from k2mlx.agent.loop import run_turn
+    from k2mlx.eval import tools
+    from k2mlx.eval.questions import read_questions
+
+    cases = _first(read_questions(), args.limit, balanced=lambda case: case["kind"])
+    with _engine(path) as engine, _progress(len(cases)) as tick:
+
+        def turn(messages: list, builtin: dict, number: int):
+            sampling = _sampling(args, number)
+            return run_turn(engine, messages, builtin, sampling, tools.MAX_ROUNDS)
+
+        outcomes = tools.evaluate(cases, turn, tick)
+    figures = tools.summary(outcomes)
+    figures |= {"questions_sha256": tools.questions_hash(), **_setting(args)}
+    failures = [outcome for outcome in outcomes if not outcome.right]
+    _report(args, figures, tools.table(figures), outcomes, [_tools_failure(o) for o in failures])
+
+
+def _run_calls(args: argparse.Namespace, path: Path) -> None:
+    from k2mlx.eval import calls
+    from k2mlx.generate.chat import stream_chat
+
+    cases = _first(calls.read_cases(args.file), args.limit)
+    numbers = iter(range(len(cases)))
+    with _engine(path) as engine, _progress(len(cases)) as tick:
+
+        def ask(messages: list, tools: list):
+            return stream_chat(engine, messages, tools, _sampling(args, next(numbers)))
+
+        outcomes = calls.evaluate(cases, ask, tick)
+    figures = calls.summary(outcomes) | _setting(args)
+    rows = [
+        f"{kind:10}{row['n']:>6}{row['accuracy']:>10.1%}"
+        for kind, row in figures["by_calls"].items()
+    ]
+    rows.append(f"{'all':10}{figures['n']:>6}{figures['accuracy']:>10.1%}")
+    failures = [f"{o.case.id}: {o.problem}" for o in outcomes if o.problem]
+    _report(args, figures, "\n".join(rows), outcomes, failures)
+
+
+def _first(cases: list, limit: int | None, balanced: Callable[[Any], str] | None = None) -> list:
+    """The first `limit` cases; with `balanced`, in equal parts of each kind."""
+    if limit is None or not balanced:
+        return cases[:limit]
+    kinds: dict[str, list] = {}
+    for case in cases:
+        kinds.setdefault(balanced(case), []).append(case)
+    ranked = [(place, case) for group in kinds.values() for place, case in enumerate(group)]
+    return [case for _, case in sorted(ranked, key=lambda pair: pair[0])][:limit]
+
+
+def _sampling(args: argparse.Namespace, number: int) -> Sampling:
+    from k2mlx.generate.sampling import Sampling
+
+    return Sampling(
+        temperature=args.temperature, seed=args.seed + number, max_tokens=args.max_tokens
+    )
+
+
+def _setting(args: argparse.Namespace) -> dict[str, Any]:
+    return {"model": args.model, "temperature": args.temperature, "seed": args.seed}
+
+
+@contextmanager
+def _engine(path: Path) -> Generator[Engine]:
+    from k2mlx.generate.engine import Engine
+    from k2mlx.load import load
+
+    with Engine(lambda: load(path)) as engine:
+        yield engine
+
+
+@contextmanager
+def _progress(total: int) -> Generator[Callable[[Any], None]]:
+    """A counter on standard error: a line that rewrites itself, or a line in ten on a log."""
+    begun, done, live = time.monotonic(), 0, sys.stderr.isatty()
+
+    def tick(_: Any) -> None:
+        nonlocal done
+        done += 1
+        seconds = time.monotonic() - begun
+        left = seconds / done * (total - done)
+        line = f"{done}/{total} cases, {seconds:.0f} s, about {left:.0f} s left"
+        if live:
+            print(f"\r{line:60}", end="", file=sys.stderr, flush=True)
+        elif done == total or done * 10 // total > (done - 1) * 10 // total:
+            print(line, file=sys.stderr, flush=True)
+
+    try:
+        yield tick
+    finally:
+        if live and done:
+            print(file=sys.stderr)
+
+
+def _tools_failure(outcome: Any) -> str:
+    case = outcome.case
+    gold = json.dumps(case["gold"], ensure_ascii=False) if case["gold"] else "no call"
+    calls = " ".join(f"{name}({arguments})" for name, arguments in outcome.calls) or "no call"
+    lines = [case["messages"][-1]["content"], f"wanted {gold}", f"made   {calls}"]
+    if case["answer"]:
+        lines.append(f"wanted to read {case['answer'][0]!r}")
+    lines.append(f"said   {outcome.text!r}")
+    return f"{case['id']}: " + "\n    ".join(lines)
+
+
+def _report(
+    args: argparse.Namespace,
+    figures: dict[str, Any],
+    shown: str,
+    outcomes: Sequence[Outcome],
+    failures: list[str],
+) -> None:
+    if args.out:
+        lines = [json.dumps(outcome.to_json(), ensure_ascii=False) for outcome in outcomes]
+        Path(args.out).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # Standard output holds nothing but the object when one was asked for.
+    if args.verbose:
+        for failure in failures[:SHOWN_FAILURES]:
+            print(failure, file=sys.stderr)
+        if len(failures) > SHOWN_FAILURES:
+            print(f"... and {len(failures) - SHOWN_FAILURES} more (see --out)", file=sys.stderr)
+    print(json.dumps(figures) if args.json else shown)
