@@ -7,20 +7,21 @@ rewrote (`functions_NAME_1`), so all of these are read.
 import json
 import re
 
-# What a client makes of an id that allows only letters, digits and underscores comes first.
-ID_PATTERNS = (
-    re.compile(r"functions_(?P<name>.+)[_:](?P<number>[0-9]{1,9})", re.DOTALL),
-    re.compile(r"(?:functions\.)?(?P<name>.*?)(?:\s*:\s*(?P<number>[0-9]{0,9}))?", re.DOTALL),
-)
+# What a client makes of an id that may hold only letters, digits and underscores.
+REWRITTEN_ID = re.compile(r"functions_(?P<name>.+)[_:](?P<number>[0-9]{1,9})", re.DOTALL)
+NUMBER = re.compile(r"[0-9]{0,9}")
 
 
 def read_call_id(header: str) -> tuple[str, int | None]:
     """Name and number in what a model wrote as a call's id; the name may be empty."""
-    for pattern in ID_PATTERNS:
-        if match := pattern.fullmatch(header.strip()):
-            number = match["number"]
-            return match["name"].strip(), int(number) if number else None
-    raise AssertionError("the last pattern matches everything")
+    header = header.strip()
+    if match := REWRITTEN_ID.fullmatch(header):
+        return match["name"].strip(), int(match["number"])
+    name, colon, number = header.rpartition(":")
+    if not colon or not NUMBER.fullmatch(number.strip()):
+        name, number = header, ""
+    number = number.strip()
+    return name.removeprefix("functions.").strip(), int(number) if number else None
 
 
 def call_error(name: str, arguments: str) -> str | None:

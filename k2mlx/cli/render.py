@@ -1,8 +1,8 @@
 """Print the prompt that messages and tools become, byte for byte, without a newline at its end.
 
-FILE holds {"messages": [...], "tools": [...], "thinking": true or false} in OpenAI's form; tools and
-thinking may be left out. Markers are spelled out as <|im_user|>: what a model gets are their ids, so
-text in a message that spells a marker looks the same here and is harmless there.
+FILE holds {"messages": [...], "tools": [...], "thinking": true or false} in OpenAI's form; tools
+and thinking may be left out. Markers are spelled out as <|im_user|>: what a model gets are their
+ids, so text in a message that spells a marker looks the same here and is harmless there.
 
 Example:
   k2mlx render --format k2-nano conversation.json
