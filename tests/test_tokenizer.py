@@ -133,7 +133,7 @@ def test_a_byte_stream_is_as_new_after_a_flush():
 
 WRONG_VOCABULARIES = {
     "other order": ({"control_symbols": CONTROLS[::-1]}, "token 4 is '[EOT]', wanted"),
-    "no markers": ({"control_symbols": []}, "token 4 is '<0x00>', wanted the control symbol"),
+    "no markers": ({"control_symbols": []}, "wanted the control symbol '<|im_end|>'"),
     "markers as text": (
         {"control_symbols": [], "user_defined_symbols": CONTROLS},
         "token 4 is '<|im_end|>', wanted the control symbol",

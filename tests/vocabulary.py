@@ -11,7 +11,7 @@ import sentencepiece
 from k2mlx.tokenizer import SPECIAL_TOKENS, SentencePieceTokenizer
 
 PAD, UNK, BOS, EOS, *CONTROLS = SPECIAL_TOKENS
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "model_type": "bpe",
     "vocab_size": 420,
     "pad_id": 0,
