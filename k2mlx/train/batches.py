@@ -51,7 +51,7 @@ class StageBatches:
 
 
 def _shards(data: Path, weights: dict[str, float]) -> list[tuple[Path, float]]:
-    """FOLDER/NAME of the shards, with their weights. Raises ConfigError for one that is not there."""
+    """FOLDER/NAME of the shards, with their weights. Raises ConfigError for one that is missing."""
     out = []
     for name, weight in weights.items():
         if not (data / f"{name}.json").is_file():

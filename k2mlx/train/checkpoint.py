@@ -26,7 +26,7 @@ Arrays = dict[str, mx.array]
 
 @dataclass
 class State:
-    """Where a run is: optimiser steps in all, the stage, and steps and seconds spent in that stage."""
+    """Where a run is: optimiser steps in all, the stage, steps and seconds spent in that stage."""
 
     step: int = 0
     stage: str = ""
@@ -39,7 +39,7 @@ class State:
 
 
 def save(out: Path, params: Arrays, optimizer: Arrays, state: State, keep: int) -> Path:
-    """Write OUT/step-N, point `latest` at it and remove all but the newest `keep`. Returns its path."""
+    """Write OUT/step-N, point `latest` at it, remove all but the newest `keep`; its path."""
     name = f"step-{state.step:08d}"
     aside = out / f".{name}.part"
     shutil.rmtree(aside, ignore_errors=True)
@@ -71,13 +71,14 @@ def latest(out: Path) -> Path | None:
     path = out / pointer.read_text(encoding="utf-8").strip()
     if not (path / "state.json").is_file():
         raise CheckpointError(
-            f"{pointer}: names {path.name}, which is not there; write the name of a step-* folder into it"
+            f"{pointer}: names {path.name}, which is not there; write the name of a step-*"
+            " folder into it"
         )
     return path
 
 
 def load(path: Path) -> tuple[Arrays, Arrays, State]:
-    """Parameters, optimiser state and place of a checkpoint. Raises CheckpointError if it is not whole."""
+    """Parameters, optimiser state and place of a checkpoint; CheckpointError if it is not whole."""
     try:
         state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
         return (
@@ -87,8 +88,8 @@ def load(path: Path) -> tuple[Arrays, Arrays, State]:
         )
     except (ValueError, TypeError, OSError) as error:
         raise CheckpointError(
-            f"{path}: not a whole checkpoint ({error}); write the name of another step-* folder into "
-            f"{path.parent / 'latest'}"
+            f"{path}: not a whole checkpoint ({error}); write the name of another step-* folder"
+            f" into {path.parent / 'latest'}"
         ) from None
 
 

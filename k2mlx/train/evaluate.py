@@ -54,7 +54,7 @@ def evaluate(
 def _windows(
     tokens: np.ndarray, length: int, rows: int
 ) -> Iterator[tuple[mx.array, mx.array, mx.array, mx.array]]:
-    """Inputs, targets, segments and a mask [rows, length]; the last one is filled up, and masked."""
+    """Inputs, targets, segments and a mask [rows, length]; the last is filled up, and masked."""
     inputs, targets = tokens[:-1].astype(np.int32), tokens[1:].astype(np.int32)
     ends = inputs == END
     segments = (np.cumsum(ends) - ends).astype(np.int32)

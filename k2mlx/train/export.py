@@ -44,7 +44,7 @@ def export_model(
 
 
 def masters_config(config: ModelConfig) -> ModelConfig:
-    """`config` with every matrix in 8 bits: close enough to float32 that training goes on from it."""
+    """`config` with every matrix in 8 bits: close enough to float32 to go on training from."""
 
     def spec(*inputs: int) -> QuantSpec:
         return QuantSpec(8, 64 if all(n % 64 == 0 for n in inputs) else 32)
@@ -67,7 +67,7 @@ def masters_config(config: ModelConfig) -> ModelConfig:
 
 
 def split_weights(folder: Path, max_bytes: int) -> None:
-    """Cut FOLDER/model.safetensors into files of at most `max_bytes` (or one tensor), with an index."""
+    """Cut FOLDER/model.safetensors into files of at most `max_bytes`, with an index."""
     whole = folder / "model.safetensors"
     if whole.stat().st_size <= max_bytes:
         return
@@ -103,15 +103,15 @@ def initial_weights(path: Path, config: ModelConfig) -> Arrays:
         weights = dequantize_weights(dict(tree_flatten(model.parameters())), stored)
     else:
         raise CheckpointError(
-            f"{path}: neither a run (no file 'latest') nor a model (no config.json); give the --out folder "
-            "of an earlier run, or an exported model"
+            f"{path}: neither a run (no file 'latest') nor a model (no config.json); give the"
+            " --out folder of an earlier run, or an exported model"
         )
     wanted = dict(tree_flatten(Model(replace(config, quantization=None)).parameters()))
     for name, value in wanted.items():
         got = list(weights[name].shape) if name in weights else None
         if got != list(value.shape):
             raise CheckpointError(
-                f"{path}: {name}: got {got or 'none'}, wanted {list(value.shape)}; this model is of another "
-                "shape than the recipe's config"
+                f"{path}: {name}: got {got or 'none'}, wanted {list(value.shape)}; this model is of"
+                " another shape than the recipe's config"
             )
     return {name: weights[name].astype(mx.float32) for name in wanted}

@@ -83,7 +83,8 @@ class Trainer:
         newest = checkpoint.latest(self.out)
         if newest is not None and not resume:
             raise CheckpointError(
-                f"{self.out}: holds a run ({newest.name}); give --resume to go on with it, or another --out"
+                f"{self.out}: holds a run ({newest.name}); give --resume to go on with it,"
+                " or another --out"
             )
         self.model.reset(self.recipe.seed)
         if newest is not None:
@@ -99,7 +100,8 @@ class Trainer:
         longest = max(stage.length for stage in self.recipe.stages)
         if longest > self.config.max_position_embeddings:
             raise ConfigError(
-                f"length: got {longest}, wanted at most the model's {self.config.max_position_embeddings}"
+                f"length: got {longest}, wanted at most the model's"
+                f" {self.config.max_position_embeddings}"
             )
 
     def plan(self) -> str:
@@ -135,7 +137,7 @@ class Trainer:
         return "\n".join(lines)
 
     def run(self) -> Result:
-        """Train to the end of the recipe, save, export and measure; or, when told to stop, only save."""
+        """Train to the end of the recipe, save, export and measure; if told to stop, only save."""
         self.out.mkdir(parents=True, exist_ok=True)
         checkpoint.write_whole(
             self.out / "config.json", (self.recipe.model).read_text(encoding="utf-8")
@@ -158,8 +160,8 @@ class Trainer:
         names = [stage.name for stage in self.recipe.stages]
         if self.state.stage and self.state.stage not in names:
             raise ConfigError(
-                f"stage {self.state.stage!r} of the run in {self.out} is not in the recipe; wanted one of "
-                f"{', '.join(names)}"
+                f"stage {self.state.stage!r} of the run in {self.out} is not in the recipe; wanted one"
+                f" of {', '.join(names)}"
             )
         first = names.index(self.state.stage) if self.state.stage else 0
         for i in range(first, len(names) if not self.state.done else 0):
@@ -174,9 +176,11 @@ class Trainer:
             self._stage(stage)
             if self._stop is not None:
                 return
-            self.state.done = i == len(names) - 1
+            self.state.done = i == len(names) - 1 and not self._steps_spent()
             self._save()
             self._export_masters()
+            if self._steps_spent():
+                return
 
     def _stage(self, stage: Stage) -> None:
         """Train one stage from where the state says, until it is over or `_stop` is set."""
@@ -193,9 +197,7 @@ class Trainer:
                 done = self._progress(stage)
                 if done >= 1:
                     break
-                if self.max_steps is not None and self.state.step >= self.max_steps:
-                    self.state.stage_step = stage.step_limit or self.state.stage_step
-                    self._max_steps_reached(stage)
+                if self._steps_spent():
                     break
                 lr = learning_rate(
                     self.state.stage_step,
@@ -279,13 +281,12 @@ class Trainer:
         self.console.live(row, eta)
         if not math.isfinite(loss):
             raise K2Error(
-                f"the loss is {loss} at step {self.state.step}; nothing was saved since the checkpoint "
-                f"named in {self.out / 'latest'}. Lower the learning rate and --resume"
+                f"the loss is {loss} at step {self.state.step}; nothing was saved since the"
+                f" checkpoint named in {self.out / 'latest'}. Lower the learning rate and --resume"
             )
 
-    def _max_steps_reached(self, stage: Stage) -> None:
-        """--steps: end the recipe here, as if its stages were that short."""
-        self.recipe = replace(self.recipe, stages=(stage,))
+    def _steps_spent(self) -> bool:
+        return self.max_steps is not None and self.state.step >= self.max_steps
 
     def _save(self) -> None:
         checkpoint.save(

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl for programs, loss.png for people, one live line for the terminal."""
+"""What a run tells: metrics.jsonl for programs, loss.png for people, a live line to watch."""
 
 from __future__ import annotations
 

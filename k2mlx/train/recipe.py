@@ -65,7 +65,7 @@ class Stage:
 
     @property
     def step_limit(self) -> int | None:
-        """Steps by `steps` or `tokens`, whichever are fewer; None if only the clock ends the stage."""
+        """Steps by `steps` or `tokens`, whichever are fewer; None if only the clock ends it."""
         limits = [self.steps, -(-self.tokens // self.tokens_a_step) if self.tokens else None]
         return min((n for n in limits if n is not None), default=None)
 
@@ -157,7 +157,7 @@ def _stage(content: Any, where: str) -> Stage:
 
 
 def with_minutes(recipe: Recipe, scale: float | None, given: Iterable[str]) -> Recipe:
-    """The recipe with its clock changed: all minutes times `scale`, and "STAGE=MINUTES" for single ones."""
+    """The recipe with its clock changed: all minutes times `scale`, or "STAGE=MINUTES"."""
     minutes = {}
     for item in given:
         name, _, number = item.partition("=")

@@ -12,7 +12,7 @@ import math
 
 
 def progress(step: int, elapsed: float, steps: int | None, minutes: float | None) -> float:
-    """How much of a stage is done: `step` steps in `elapsed` seconds; at least one limit is given."""
+    """How much of a stage is done: `step` steps in `elapsed` seconds; one limit is given."""
     by_step = step / steps if steps else 0.0
     by_clock = elapsed / (60 * minutes) if minutes else 0.0
     return min(1.0, max(by_step, by_clock))
