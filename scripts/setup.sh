@@ -115,7 +115,7 @@ setup_torch() {
     stamp=.venv-torch/k2mlx-torch
     [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(cat .venv/k2mlx-dev)" ] && return
     rm -rf .venv-torch
-    .venv/bin/python -m venv --without-pip .venv-torch
+    .venv/bin/python -m venv .venv-torch
     site='import sysconfig; print(sysconfig.get_path("purelib"))'
     .venv/bin/python -c "$site" >"$(.venv-torch/bin/python -c "$site")/venv.pth"
     .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
