@@ -50,6 +50,7 @@ class Ready(NamedTuple):
     info: EngineInfo
     config: ModelConfig
     tokenizer: Tokenizer
+    vocabulary: int
     ends: frozenset[int]
 
 
@@ -121,7 +122,7 @@ class Engine:
         ready = self._worker.ready()
         prompt = [int(token) for token in prompt_ids]
         context = ready.config.max_position_embeddings
-        _check_prompt(prompt, context, ready.config.vocab_size)
+        _check_prompt(prompt, context, ready.vocabulary)
         sampling = sampling or Sampling()
         job = Job(
             prompt,
@@ -264,6 +265,7 @@ class _Worker:
             self._model,
             job.prompt,
             job.sampling,
+            vocabulary=self._ready.vocabulary,
             limit=job.limit,
             chunk=self._chunk,
             cache=cache,
@@ -341,4 +343,6 @@ def _describe(loaded: Loaded) -> Ready:
     )
     # K2-Instruct's original config names only [EOS]; its turns end with <|im_end|>.
     ends = stop_ids(loaded.tokenizer).union(config.eos_token_id)
-    return Ready(info, config, loaded.tokenizer, ends)
+    # A model's vocabulary may be padded; ids that the tokenizer lacks must not be sampled.
+    vocabulary = min(loaded.tokenizer.vocab_size, config.vocab_size)
+    return Ready(info, config, loaded.tokenizer, vocabulary, ends)

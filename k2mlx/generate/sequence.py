@@ -37,6 +37,7 @@ class Sequence:
         prompt: list[int],
         sampling: Sampling,
         *,
+        vocabulary: int,
         limit: int,
         chunk: int,
         cache: list[LatentCache] | None = None,
@@ -46,7 +47,7 @@ class Sequence:
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         self._model, self._sampling = model, sampling
         self._prompt = len(prompt)
-        self._limit, self._chunk = limit, chunk
+        self._vocabulary, self._limit, self._chunk = vocabulary, limit, chunk
         self._keys = keys(self.seed) if sampling.temperature > 0 else None
         self._ahead: mx.array | None = None  # the token being computed, [1]
 
@@ -86,6 +87,6 @@ class Sequence:
         """Start computing the token after `token` [1], without waiting for it."""
         logits_BLV = self._model(token[None], self.cache)
         key = next(self._keys) if self._keys else None
-        following = sample(logits_BLV[:, -1], key, self._sampling)
+        following = sample(logits_BLV[:, -1, : self._vocabulary], key, self._sampling)
         mx.async_eval(following)
         return following

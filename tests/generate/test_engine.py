@@ -137,6 +137,20 @@ def test_the_largest_seed_is_taken(make_engine):
     assert list(engine.submit([30], Sampling(seed=2**64 - 1, max_tokens=2)))
 
 
+def test_ids_that_the_tokenizer_lacks_are_not_sampled(make_engine, scripted, config):
+    class Short(ByteTokenizer):
+        def __init__(self):
+            super().__init__()
+            self.vocab_size = 60
+
+    engine = make_engine(scripted(), tokenizer=Short())
+    tokens = list(engine.submit([20], Sampling(temperature=2.0, max_tokens=50), stop_ids=()))
+    assert len(tokens) == 50
+    assert max(tokens) < 60
+    with pytest.raises(RequestError, match="got token id 60, wanted 0 to 59"):
+        engine.submit([60], GREEDY)
+
+
 # Requests that cannot be served
 
 
