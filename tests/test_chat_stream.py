@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -267,7 +268,7 @@ turns = st.fixed_dictionaries(
 
 @given(turn=turns, format=st.sampled_from(["k2-nano", "kimi-k2-instruct", "kimi-k2-thinking"]))
 def test_parsing_a_rendered_turn_gives_the_turn_back(turn, format):
-    message = {"role": "assistant", **turn}
+    message: dict[str, Any] = {"role": "assistant", **turn}
     if "tool_calls" in turn:
         message["tool_calls"] = [
             {"type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
