@@ -1,5 +1,7 @@
 """Messages, tools and formats of the wrong shape are named in one line."""
 
+from typing import Any
+
 import pytest
 
 from k2mlx.chat import FORMATS, check_messages, check_tools, render
@@ -8,7 +10,7 @@ from tests.streams import assistant, call, user
 
 BUILT = [name for name, format in FORMATS.items() if format.built]
 
-BAD_MESSAGES = {
+BAD_MESSAGES: dict[str, tuple[Any, str]] = {
     "not a list": ("hi", "messages: got 'hi', wanted a list of messages"),
     "an object": ({"role": "user"}, "messages: got {'role': 'user'}, wanted a list"),
     "null": (None, "messages: got None"),

@@ -19,6 +19,7 @@ from k2mlx.chat import (
     Text,
     assistant_message,
     parse_text,
+    pieces_to_ids,
     reasoning_mode,
     render,
     stop_ids,
@@ -69,7 +70,9 @@ def test_finish_reasons(output, reason):
     parser = StreamParser(reasoning="none")
     push_all(parser, spell(output))
     events = parser.finish(reason)
-    assert events[-1] == End(FINISHES[output, reason])
+    assert [e.to_json() for e in events[-1:]] == [
+        {"type": "end", "finish_reason": FINISHES[output, reason]}
+    ]
     assert parser.finish(reason) == []
     assert parser.push_text("more") == parser.push_marker("<|tool_call_begin|>") == []
 
@@ -131,10 +134,11 @@ def test_ids(header, wanted):
 
 @pytest.mark.parametrize("arguments", ['{"a": ' + "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
 def test_arguments_that_break_a_json_reader_are_an_error_of_the_call(arguments):
-    events = list(parse_text(spell(f"[C]f[A]{arguments}[/C]"), reasoning="none"))
-    assert events[-2].arguments == arguments
-    assert events[-2].error.startswith("the arguments are not JSON")
-    assert events[-1] == End("stop")
+    *_, call, end = parse_text(spell(f"[C]f[A]{arguments}[/C]"), reasoning="none")
+    assert isinstance(call, CallEnd) and call.error
+    assert call.arguments == arguments
+    assert call.error.startswith("the arguments are not JSON")
+    assert end == End("stop")
 
 
 def test_markers_are_read_from_text_by_their_spelling_only():
@@ -255,12 +259,13 @@ def test_all_text_outside_of_call_ids_is_shown(parts, mode):
 
 
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,20}", fullmatch=True)
+contents = st.text() | outputs.map("".join)  # with markers spelled out, which are text here
 turns = st.fixed_dictionaries(
-    {"content": st.text()},
+    {"content": contents},
     optional={
-        "reasoning_content": st.text(min_size=1),
+        "reasoning_content": contents.filter(bool),
         "tool_calls": st.lists(
-            st.tuples(names, st.dictionaries(st.text(), st.integers() | st.text())), min_size=1
+            st.tuples(names, st.dictionaries(contents, st.integers() | contents)), min_size=1
         ),
     },
 )
@@ -268,7 +273,7 @@ turns = st.fixed_dictionaries(
 
 @given(turn=turns, format=st.sampled_from(["k2-nano", "kimi-k2-instruct", "kimi-k2-thinking"]))
 def test_parsing_a_rendered_turn_gives_the_turn_back(turn, format):
-    message: dict[str, Any] = {"role": "assistant", **turn}
+    message: dict[str, Any] = dict(role="assistant", **turn)
     if "tool_calls" in turn:
         message["tool_calls"] = [
             {"type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
@@ -281,11 +286,10 @@ def test_parsing_a_rendered_turn_gives_the_turn_back(turn, format):
     )
     start = max(i for i, piece in enumerate(pieces) if piece == Marker("<|im_middle|>"))
     tokenizer = tiny_tokenizer()
-    ids = as_ids([piece.text for piece in pieces[start + 1 :]], tokenizer)
+    ids = pieces_to_ids(pieces[start + 1 :], tokenizer)
     events = parse_ids(ids, tokenizer, reasoning_mode(format), "stop")
     got = assistant_message(events)
     for index, call in enumerate(got.get("tool_calls", ())):
-        name = message["tool_calls"][index]["function"]["name"]
-        assert call.pop("id") == f"functions.{name}:{index}"
+        assert call.pop("id") == f"functions.{call['function']['name']}:{index}"
     assert got == message
     assert events[-1] == End("tool_calls" if "tool_calls" in message else "stop")
