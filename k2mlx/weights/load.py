@@ -47,7 +47,9 @@ def load_weights(folder: Path, model: Model, dtype: mx.Dtype) -> None:
     weights |= {
         name.removesuffix("scales") + "biases": symmetric_biases(scales)
         for name, scales in weights.items()
-        if name.endswith(".scales") and quant_spec(config, name).mode == "symmetric"
+        if name.endswith(".scales")
+        and (spec := quant_spec(config, name)) is not None
+        and spec.mode == "symmetric"
     }
     _check(folder, weights, model)
     model.load_weights([(name, _cast(name, value, dtype)) for name, value in weights.items()])
