@@ -62,13 +62,15 @@ def run_turn(
     max_rounds: int = MAX_ROUNDS,
     *,
     thinking: bool | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
     stream: Callable[..., Stream] | None = None,
 ) -> Turn:
     """Answer the conversation in `messages`, calling `tools` as often as the model wants.
 
     Iterate over the result for the events: those of all rounds, a ToolResult after each call, one
     End at the last. Calls are numbered through the turn. The assistant's and the tools' messages
-    are appended to `messages` as they are complete. `stream` replaces `stream_chat` in tests.
+    are appended to `messages` as they are complete. thinking, on_progress: as for `stream_chat`,
+    which `stream` replaces in tests.
 
     Raises: RequestError while iterating, when the conversation no longer fits the context or the
     messages cannot be rendered; `messages` then ends with the last complete round.
@@ -78,7 +80,7 @@ def run_turn(
     specs = [tool.spec for tool in tools.values()]
 
     def ask() -> Stream:
-        return stream(engine, messages, specs, sampling, thinking=thinking)
+        return stream(engine, messages, specs, sampling, thinking, on_progress)
 
     return Turn(ask, messages, tools, max_rounds)
 
@@ -124,7 +126,11 @@ class Turn:
         if self._stream is not None:
             self._stream.cancel()
 
-    def _run(self) -> Iterator[Event | ToolResult]:
+    def close(self) -> None:
+        """Leave the turn where it is, and stop the model; no more events come."""
+        self._events.close()
+
+    def _run(self) -> Generator[Event | ToolResult]:
         end = End("cancelled")
         while not self._cancelled:
             calls, end = yield from self._round()
