@@ -1,5 +1,6 @@
 """Training data: conversations and text on disk, the vocabulary, token shards and packed batches.
 
-Read `schema.py` (what a conversation is), `corpus.py` (text to shards), `chats.py` (other people's dialogues to
-conversations), `conversations.py` (conversations to shards), then `pack.py` (shards to batches).
+Read `schema.py` (what a conversation is), `corpus.py` (text to shards), `chats.py` (other people's
+dialogues to conversations), `conversations.py` (conversations to shards), then `pack.py` (shards
+to batches).
 """

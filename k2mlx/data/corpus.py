@@ -1,7 +1,8 @@
 """Reads text sources, holds documents out by their id, and writes token shards.
 
-A text source is a `.jsonl` or `.jsonl.xz` file of `{"id": str, "text": str, ...}`. A shard is NAME.bin (uint16 token
-ids, each document followed by [EOS]) and NAME.json, which says what it holds, under which licence and from where.
+A text source is a `.jsonl` or `.jsonl.xz` file of `{"id": str, "text": str, ...}`. A shard is
+NAME.bin (uint16 token ids, each document followed by [EOS]) and NAME.json, which says what it
+holds, under which licence and from where.
 """
 
 import hashlib
@@ -70,7 +71,9 @@ def _within(text: str, share: float) -> bool:
 def open_lines(path: Path) -> IO[str]:
     """Opens a text file, unpacking .xz on the way. Raises ConfigError when there is none."""
     if not path.is_file():
-        raise ConfigError(f"{path}: no such source file; check the path in the data recipe or --source.")
+        raise ConfigError(
+            f"{path}: no such source file; check the path in the data recipe or --source."
+        )
     if path.suffix == ".xz":
         return lzma.open(path, "rt", encoding="utf-8")
     return path.open(encoding="utf-8")
@@ -116,8 +119,8 @@ def usable(source: TextSource, folder: Path) -> Iterator[Document]:
 class Split:
     """Decides for each document of a set of sources: training, held out or duplicate.
 
-    A training document whose text equals a held-out one is dropped, whichever comes first: so all held-out
-    texts are collected before the first decision.
+    A training document whose text equals a held-out one is dropped, whichever comes first: so all
+    held-out texts are collected before the first decision.
     """
 
     def __init__(self, sources: Iterable[TextSource], folder: Path):
@@ -189,7 +192,12 @@ def encode_lines(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def write_text_shards(
-    source: TextSource, folder: Path, out: Path, split: Split, tokenizer: Tokenizer, tokenizer_sha256: str
+    source: TextSource,
+    folder: Path,
+    out: Path,
+    split: Split,
+    tokenizer: Tokenizer,
+    tokenizer_sha256: str,
 ) -> list[dict]:
     """Writes NAME and NAME.heldout for one source; returns what their JSON files say."""
     writers = {part: ShardWriter(out, source, part, tokenizer) for part in ("train", "heldout")}

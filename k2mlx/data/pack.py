@@ -1,7 +1,7 @@
 """Token shards to training batches: a pure function of (seed, step), so that a resumed run sees what it would have.
 
-Every source of rows numbers its rows from 0 for ever; `take(first, count)` gives some of them and `batch(step, rows)`
-gives those of a step. A batch is a dict of three arrays:
+Every source of rows numbers its rows from 0 for ever; `take(first, count)` gives some of them and
+`batch(step, rows)` gives those of a step. A batch is a dict of three arrays:
 
     tokens    int32   [B, L+1]
     segments  int32   [B, L+1]  tokens attend within equal segments; padding is segment -1
@@ -97,8 +97,8 @@ class Rows(ABC):
 class TextRows(Rows):
     """Windows at random places of text shards, each shard with its weight in the mixture.
 
-    Predicting the first token of the next document has no weight: nothing before it says what comes.
-    Raises ConfigError for a shard shorter than one row or weights that are no shares.
+    Predicting the first token of the next document has no weight: nothing before it says what
+    comes. Raises ConfigError for a shard shorter than one row or weights that are no shares.
     """
 
     def __init__(self, shards: Sequence[tuple[TextShard, float]], length: int, seed: int):
@@ -147,8 +147,9 @@ def _uniform(numbers: np.ndarray, seed: int, stream: int) -> np.ndarray:
 class ChatRows(Rows):
     """Whole conversations packed into rows, in a new order each epoch.
 
-    A shard's weight is how often each of its conversations comes in an epoch; of a fraction's worth, another
-    random part comes each time. Conversations longer than a row are left out; `left_out` counts them by shard.
+    A shard's weight is how often each of its conversations comes in an epoch; of a fraction's
+    worth, another random part comes each time. Conversations longer than a row are left out;
+    `left_out` counts them by shard.
     """
 
     def __init__(self, shards: Sequence[tuple[ChatShard, float]], length: int, seed: int):
@@ -233,8 +234,8 @@ class ChatRows(Rows):
 def best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     """Packs items, in their order, each into the open row that it fills best; returns item numbers by row.
 
-    `room` has bit r set when some row has r tokens left, so that the best row is its lowest bit at or above the
-    size: a step takes no longer with many rows open.
+    `room` has bit r set when some row has r tokens left, so that the best row is its lowest bit at
+    or above the size: a step takes no longer with many rows open.
     """
     rows: list[list[int]] = []
     open_rows: list[list[int]] = [[] for _ in range(capacity + 1)]

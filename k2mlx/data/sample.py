@@ -1,7 +1,8 @@
 """The text that the vocabulary is learned from: a deterministic sample of lines of everything that training reads.
 
-Kinds of part: "text" (a text source's documents), "messages" (conversations: what is said and the call arguments),
-"tools" (tool declarations, as K2 renders them). Held-out documents are never in the sample.
+Kinds of part: "text" (a text source's documents), "messages" (conversations: what is said and the
+call arguments), "tools" (tool declarations, as K2 renders them). Held-out documents are never in
+the sample.
 """
 
 import json
@@ -48,7 +49,9 @@ def read_tools(path: Path, member: str = "*.json") -> list[dict]:
             return _tools(json.load(file))
     found: list[dict] = []
     if not path.is_file():
-        raise ConfigError(f"{path}: no such source file; check the path in the data recipe or --source.")
+        raise ConfigError(
+            f"{path}: no such source file; check the path in the data recipe or --source."
+        )
     with tarfile.open(path) as archive:
         for info in sorted(archive.getmembers(), key=lambda info: info.name):
             if info.isfile() and fnmatch(info.name, member):
@@ -103,7 +106,9 @@ def _conversation_lines(path: Path) -> Iterator[str]:
 def _lines(part: SamplePart, texts: dict[str, TextSource], folder: Path) -> Iterator[str]:
     if part.kind == "text":
         if part.text not in texts:
-            raise ConfigError(f"vocabulary sample: no [[text]] source is called {part.text!r}; got {sorted(texts)}.")
+            raise ConfigError(
+                f"vocabulary sample: no [[text]] source is called {part.text!r}; got {sorted(texts)}."
+            )
         for document in usable(texts[part.text], folder):
             if not held_out(document.id):
                 yield from document.text.split("\n")
@@ -115,11 +120,16 @@ def _lines(part: SamplePart, texts: dict[str, TextSource], folder: Path) -> Iter
         for one in read_tools(folder / part.path, part.member):
             yield compact(one)
     else:
-        raise ConfigError(f"vocabulary sample: expected kind text, messages or tools, got {part.kind!r}.")
+        raise ConfigError(
+            f"vocabulary sample: expected kind text, messages or tools, got {part.kind!r}."
+        )
 
 
 def sample(
-    parts: Iterable[SamplePart], texts: dict[str, TextSource], folder: Path, builtin: Iterable[dict] = ()
+    parts: Iterable[SamplePart],
+    texts: dict[str, TextSource],
+    folder: Path,
+    builtin: Iterable[dict] = (),
 ) -> Iterator[str]:
     """Yields the sample's lines: each part's share, then the built-in tools, whose names every chat declares."""
     for part in parts:

@@ -1,7 +1,8 @@
 """Trains a small sentencepiece vocabulary whose first ids are K2's markers.
 
-The settings keep text exactly as it is: no normalisation, no added space, bytes for what is not in the vocabulary,
-one token a digit, a newline its own token. Markers are control symbols, so ordinary text can never encode to one.
+The settings keep text exactly as it is: no normalisation, no added space, bytes for what is not in
+the vocabulary, one token a digit, a newline its own token. Markers are control symbols, so
+ordinary text can never encode to one.
 """
 
 import io
@@ -49,7 +50,9 @@ def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int = 8192
     try:
         import sentencepiece
     except ImportError as error:
-        raise MissingExtraError("sentencepiece is not installed; run 'pip install sentencepiece'.") from error
+        raise MissingExtraError(
+            "sentencepiece is not installed; run 'pip install sentencepiece'."
+        ) from error
     pad, unk, bos, eos, *controls = SPECIAL_TOKENS
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
