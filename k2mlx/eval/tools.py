@@ -80,7 +80,8 @@ def score(case: Case, events: Sequence[Event | ToolResult]) -> Outcome:
         return Outcome(case, calls, text, right_call=not calls, right_answer=None)
     question = case["messages"][-1]["content"]
     called = len(calls) == 1 and right_call(question, gold, *calls[0])
-    answered = bool(calls) and right_answer(case["kind"], case["answer"], text)
+    asked = any(name == gold["name"] for name, _ in calls)
+    answered = asked and right_answer(case["kind"], case["answer"], text)
     return Outcome(case, calls, text, called, answered)
 
 
