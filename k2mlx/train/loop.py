@@ -66,6 +66,8 @@ class Trainer:
         self.console = console or Console()
         self.config = ModelConfig.load(recipe.model.parent)
         self._check_lengths()
+        # All stages' data now: what is missing must not be found out after the first stage.
+        self._batches = {s.name: StageBatches(s, data, recipe.seed) for s in recipe.stages}
         self.model = Model(replace(self.config, quantization=None))
         self.step = TrainStep(
             self.model, recipe.optimizer, compute_dtype(recipe), self.config, recipe.loss_chunk
@@ -186,7 +188,7 @@ class Trainer:
         """Train one stage from where the state says, until it is over or `_stop` is set."""
         begun, before = time.monotonic(), (self.state.stage_seconds, self.state.seconds)
         ahead = Ahead(
-            StageBatches(stage, self.data, self.recipe.seed),
+            self._batches[stage.name],
             self.state.stage_step * stage.accumulate,
         )
         batches = iter(ahead)

@@ -124,7 +124,11 @@ def _recipe(content: dict[str, Any], folder: Path) -> Recipe:
     for key in ("model", "tokenizer"):
         if isinstance(values.get(key), str):
             values[key] = folder / values[key]
+            if not values[key].is_file():
+                raise ConfigError(f"{key}: got {values[key]}, wanted a file that is there")
     recipe = _build(Recipe, values, "")
+    if recipe.model.name != "config.json":
+        raise ConfigError(f"model: got {recipe.model.name!r}, wanted the path of a config.json")
     if recipe.dtype not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f"dtype: got {recipe.dtype!r}, wanted 'auto', 'float32' or 'bfloat16'")
     return recipe
