@@ -151,7 +151,7 @@ def line(facts: dict[str, Any]) -> str:
 
 
 def preview(args: argparse.Namespace) -> None:
-    from k2mlx.data.pack import ChatShard, TextShard
+    from k2mlx.data.shards import ChatShard, TextShard
     from k2mlx.home import find_model
     from k2mlx.tokenizer import load_tokenizer
 

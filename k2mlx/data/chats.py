@@ -1,9 +1,10 @@
-"""Other people's dialogues and questions to conversations without calls: the `kind`s of a [[chat]] source.
+"""Other people's dialogues and questions to conversations without calls.
 
 Two people talk in most of them; the second becomes the assistant. Long talks are cut into parts
 that begin with something a user says. A third of them declare tools, and no call is made.
 """
 
+import itertools
 import json
 import lzma
 import re
@@ -18,6 +19,7 @@ from k2mlx.errors import ConfigError
 
 TOOLS_SHARE, SYSTEM_SHARE = 0.35, 0.15
 PART_CHARACTERS = 1800  # about 500 tokens
+MOST_PARTS = 5  # of one talk, lest two people who talked for days set the tone
 
 CONTRACTIONS = {
     "im": "I'm",
@@ -43,12 +45,15 @@ CONTRACTIONS = {
 ABBREVIATED = re.compile(rf"\b({'|'.join(CONTRACTIONS)})\b(?!')", re.IGNORECASE)
 COARSE = re.compile(
     r"\b(fuck\w*|shit\w*|bitch\w*|nigg\w*|dick|cock|pussy|porn\w*|sex\w*|rape\w*|slut\w*|whore\w*"
-    r"|asshole\w*|cunt\w*|fag\w*|retard\w*|penis|vagina|testicles?|suicide|kill yourself|nazi\w*|hitler)\b",
+    r"|asshole\w*|cunt\w*|fag\w*|retard\w*|penis|vagina|testicles?|suicide|kill yourself|nazi\w*"
+    r"|hitler)\b",
     re.IGNORECASE,
 )
 # People in the middle of an experiment talk about it, and about who they are.
 OFF_STAGE = re.compile(
-    r"\b(mturk|hit|turker|byu|survey|researcher|rating|chat ?bot|class project|experiment)\b",
+    r"\b(mturk|hit|turker|byu|survey|researcher|rating|ratings|chat ?bot|class project|experiment"
+    r"|challenge|leader ?board|prizes?|this chat|th[eo]se chats|the chats?|new topics?|prompts?"
+    r"|screen ?names?|user ?names?|time'?s up|minutes left)\b",
     re.IGNORECASE,
 )
 PLACEHOLDER = re.compile(r"\[[^\]]*\]|\([^)]*\b(name|user)\b[^)]*\)", re.IGNORECASE)
@@ -73,9 +78,11 @@ def parts(messages: list[dict], limit: int = PART_CHARACTERS) -> Iterator[list[d
     part: list[dict] = []
     size = 0
     for message in messages:
-        if not part and (message["role"] != "user" or len(message["content"]) < 12):
-            if message is not messages[0] or message["role"] != "user":
-                continue
+        opens = message["role"] == "user" and (
+            message is messages[0] or len(message["content"]) >= 12
+        )
+        if not part and not opens:
+            continue
         if part and size + len(message["content"]) > limit and message["role"] == "user":
             yield part
             part, size = [], 0
@@ -94,7 +101,7 @@ def talk(row_id: str, messages: list[dict], context: Context) -> Iterator[Conver
         else {"role": "user", "content": m["content"].strip()}
         for m in messages
     ]
-    for number, part in enumerate(parts(tidied)):
+    for number, part in enumerate(itertools.islice(parts(tidied), MOST_PARTS)):
         while part and part[-1]["role"] != "assistant":
             part = part[:-1]
         said = " ".join(message["content"] for message in part)
@@ -165,7 +172,7 @@ def yaml_pairs(text: str) -> Iterator[list[str]]:
     """The conversations of a ChatterBot file: a list of lists of strings, the only YAML it uses."""
     turns: list[str] = []
     for line in text.split("conversations:", 1)[-1].splitlines():
-        if line.startswith("- - ") or line.startswith("  - "):
+        if line.startswith(("- - ", "  - ")):
             if line.startswith("- - "):
                 if turns:
                     yield turns
@@ -184,7 +191,7 @@ def unquote(text: str) -> str:
 
 
 def chatterbot(path: Path, context: Context) -> Iterator[Conversation]:
-    """ChatterBot's English corpus without its code, and without what other bots say of themselves."""
+    """ChatterBot's English corpus without code and without what other bots say of themselves."""
     seen = set()
     for name, text in members(path, r"english/(?!coding|gossip|ai|botprofile|psychology)\w+\.yml$"):
         real_talk = name.endswith("conversations.yml")
@@ -224,7 +231,7 @@ ANSWERS = ["{}.", "{}.", "It is {}.", "The answer is {}.", "That would be {}."]
 
 
 def trivia(path: Path, context: Context, limit: int = 5000) -> Iterator[Conversation]:
-    """OpenTriviaQA: question and right answer; with the choices when the question speaks of them."""
+    """OpenTriviaQA: question and right answer; with the choices when the question needs them."""
     chance = context.chance
     found = []
     for name, text in members(path, r"categories/\w"):

@@ -1,4 +1,4 @@
-"""What a conversion of other people's dialogues may draw on: chance, tools to declare, a calculator."""
+"""What a conversion of dialogues may draw on: chance, tools to declare, a calculator."""
 
 import random
 from collections.abc import Callable
@@ -46,7 +46,7 @@ class Context:
         return tools
 
     def furnish(self, conversation: Conversation, tools: float, system: float) -> Conversation:
-        """Declares tools that nobody will call, and puts a system prompt, each with a probability."""
+        """Declares tools that nobody calls and adds a system prompt, each with a probability."""
         if self.chance.random() < tools:
             conversation.tools = self.some_tools()
         if self.chance.random() < system:

@@ -79,7 +79,9 @@ def write_chat_shard(
     out: Path,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
-    """Writes one shard; each conversation draws its token limit from `limits`. Duplicates are dropped.
+    """Writes one shard; each conversation draws its token limit from `limits`.
+
+    Conversations of the same tokens are written once.
 
     `facts` (licences, sources) are added to what NAME.json says; returns all of it.
     """

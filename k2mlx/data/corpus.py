@@ -80,7 +80,7 @@ def open_lines(path: Path) -> IO[str]:
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """Yields the documents of a JSONL file. Raises ConfigError with the line number of a bad line."""
+    """Yields the documents of a JSONL file; ConfigError names the number of a bad line."""
     with open_lines(path) as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -88,13 +88,14 @@ def read_documents(path: Path) -> Iterator[Document]:
                 document = Document(row["id"], row["text"])
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(
-                    f'{path}:{number}: expected an object with "id" and "text", got {line[:60]!r} ({error}).'
+                    f'{path}:{number}: expected an object with "id" and "text", '
+                    f"got {line[:60]!r} ({error})."
                 ) from error
             yield document
 
 
 def unwrap(text: str) -> str:
-    """Joins the lines of each paragraph: a picture book breaks lines where its page ends, not where a thought does."""
+    """Joins the lines of each paragraph: a picture book breaks them where its page ends."""
     paragraphs = re.split(r"\n{2,}", text)
     return "\n\n".join(re.sub(r"\s*\n\s*", " ", paragraph) for paragraph in paragraphs)
 
@@ -184,7 +185,7 @@ class ShardWriter:
 
 
 def encode_lines(text: str, tokenizer: Tokenizer) -> list[int]:
-    """Encodes line by line: a whole novel at once is slow, and a newline is a token that merges with nothing."""
+    """Encodes line by line: a whole novel at once is slow, and no token reaches over a newline."""
     ids: list[int] = []
     for line in text.splitlines(keepends=True):
         ids += tokenizer.encode(line)

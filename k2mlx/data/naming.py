@@ -22,7 +22,7 @@ SYNONYMS = {
 
 
 def words(name: str) -> list[str]:
-    """`FindRestaurants`, `find_restaurants` and `findRestaurants` all give ["find", "restaurants"]."""
+    """`FindShops`, `find_shops` and `findShops` all give ["find", "shops"]."""
     return [word.lower() for word in WORDS.findall(name)]
 
 

@@ -1,4 +1,4 @@
-"""Token shards to training batches: a pure function of (seed, step), so that a resumed run sees what it would have.
+"""Token shards to training batches: a pure function of (seed, step), so that resuming is exact.
 
 Every source of rows numbers its rows from 0 for ever; `take(first, count)` gives some of them and
 `batch(step, rows)` gives those of a step. A batch is a dict of three arrays:
@@ -7,77 +7,20 @@ Every source of rows numbers its rows from 0 for ever; `take(first, count)` give
     segments  int32   [B, L+1]  tokens attend within equal segments; padding is segment -1
     loss      float32 [B, L]    weight of predicting tokens[:, 1:] from what stands before
 
-Legend: B rows, L predictions in a row, W = L + 1 tokens in a row, N tokens in a shard.
+Legend: B rows, L predictions in a row, W = L + 1 tokens in a row.
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from k2mlx.data.shards import ChatShard, TextShard
 from k2mlx.errors import ConfigError
 
 PAD, END = 0, 3  # ids of [PAD] and [EOS] in the vocabularies that k2mlx.data.vocabulary trains
 Batch: TypeAlias = dict[str, np.ndarray]
-
-
-def shard_facts(path: Path, kind: str) -> dict:
-    """Reads NAME.json of a shard given as FOLDER/NAME. Raises ConfigError if it is missing or of another kind."""
-    file = path.with_name(path.name + ".json")
-    if not file.is_file():
-        raise ConfigError(f"{file}: no such shard; build it with 'k2mlx data build'.")
-    facts = json.loads(file.read_text())
-    if facts["kind"] != kind:
-        raise ConfigError(f"{file}: expected a shard of kind {kind}, got {facts['kind']}.")
-    return facts
-
-
-def _read(path: Path, suffix: str, dtype: str, size: int) -> np.ndarray:
-    file = path.with_name(path.name + suffix)
-    array = np.fromfile(file, dtype=dtype) if file.is_file() else np.empty(0, dtype)
-    if len(array) != size:
-        raise ConfigError(
-            f"{file}: expected {size} values, got {len(array)}; build or copy the shard again."
-        )
-    return array
-
-
-@dataclass(frozen=True)
-class TextShard:
-    """Running text: tokens_N, each document ended by [EOS]."""
-
-    name: str
-    tokens: np.ndarray
-
-    @classmethod
-    def read(cls, path: Path) -> "TextShard":
-        facts = shard_facts(path, "text")
-        return cls(facts["name"], _read(path, ".bin", "<u2", facts["tokens"]))
-
-
-@dataclass(frozen=True)
-class ChatShard:
-    """Conversations: tokens_N, loss_N (may the token be learned), offsets of each conversation's start, and the end."""
-
-    name: str
-    tokens: np.ndarray
-    loss: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def read(cls, path: Path) -> "ChatShard":
-        facts = shard_facts(path, "chat")
-        size = facts["tokens"]
-        return cls(
-            facts["name"],
-            _read(path, ".bin", "<u2", size),
-            _read(path, ".loss.bin", "u1", size),
-            _read(path, ".idx", "<u8", facts["conversations"] + 1).astype(np.int64),
-        )
 
 
 class Rows(ABC):
@@ -134,7 +77,7 @@ class TextRows(Rows):
 
 
 def _uniform(numbers: np.ndarray, seed: int, stream: int) -> np.ndarray:
-    """A number in [0, 1) for each row number: splitmix64's mixing, so that row n needs no rows before it."""
+    """A number in [0, 1) for each row number, by splitmix64: row n needs no rows before it."""
     with np.errstate(over="ignore"):
         key = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
         z = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + key
@@ -232,7 +175,9 @@ class ChatRows(Rows):
 
 
 def best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
-    """Packs items, in their order, each into the open row that it fills best; returns item numbers by row.
+    """Packs items, in their order, each into the open row that it fills best.
+
+    Returns item numbers by row.
 
     `room` has bit r set when some row has r tokens left, so that the best row is its lowest bit at
     or above the size: a step takes no longer with many rows open.
@@ -300,6 +245,7 @@ def shares(weights: Sequence[float], rows: int) -> list[int]:
         counts[index] += 1
     if any(weight > 0 and count == 0 for weight, count in zip(weights, counts, strict=True)):
         raise ConfigError(
-            f"mixture: {rows} rows are too few for the shares {list(weights)}; use more rows a step."
+            f"mixture: {rows} rows are too few for the shares {list(weights)}; "
+            "use more rows a step."
         )
     return counts.tolist()

@@ -1,4 +1,4 @@
-"""A data recipe (`data.toml`): which sources become which shards, and what the vocabulary is from."""
+"""A data recipe (`data.toml`): which sources become which shards, and the vocabulary."""
 
 import tomllib
 from collections.abc import Callable, Iterator

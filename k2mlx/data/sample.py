@@ -1,4 +1,4 @@
-"""The text that the vocabulary is learned from: a deterministic sample of lines of everything that training reads.
+"""The text that the vocabulary is learned from: a fixed sample of lines of what training reads.
 
 Kinds of part: "text" (a text source's documents), "messages" (conversations: what is said and the
 call arguments), "tools" (tool declarations, as K2 renders them). Held-out documents are never in
@@ -19,7 +19,7 @@ from k2mlx.errors import ConfigError
 
 @dataclass(frozen=True)
 class SamplePart:
-    """`share` of the lines are kept; above 1 the part is repeated (2.5 is two times all and half of the lines)."""
+    """`share` of the lines are kept; 2.5 means all of them twice and half of them once more."""
 
     kind: str
     share: float
@@ -40,8 +40,9 @@ def tool(name: str, description: str, parameters: dict) -> dict:
 
 
 def read_tools(path: Path, member: str = "*.json") -> list[dict]:
-    """Reads tools in OpenAI form out of: a JSON object name -> tool, MCP `tools.json` lists, SGD-X `schema.json`.
+    """Reads tools in OpenAI form.
 
+    Knows a JSON object name -> tool, MCP's `tools.json` lists and SGD-X's `schema.json`.
     `path` is a .json file, or a .tar.xz of which the members that match `member` are read.
     """
     if path.suffix == ".json":
@@ -107,7 +108,8 @@ def _lines(part: SamplePart, texts: dict[str, TextSource], folder: Path) -> Iter
     if part.kind == "text":
         if part.text not in texts:
             raise ConfigError(
-                f"vocabulary sample: no [[text]] source is called {part.text!r}; got {sorted(texts)}."
+                f"vocabulary sample: no [[text]] source is called {part.text!r}; "
+                f"got {sorted(texts)}."
             )
         for document in usable(texts[part.text], folder):
             if not held_out(document.id):
@@ -131,7 +133,7 @@ def sample(
     folder: Path,
     builtin: Iterable[dict] = (),
 ) -> Iterator[str]:
-    """Yields the sample's lines: each part's share, then the built-in tools, whose names every chat declares."""
+    """Yields each part's share of lines, then the built-in tools, which most chats declare."""
     for part in parts:
         chance = random.Random(f"{part.kind}:{part.text or part.path}")
         for line in _lines(part, texts, folder):

@@ -84,12 +84,12 @@ def parse_conversation(row: Any) -> Conversation:
 
 def _declared(tools: Any) -> set[str]:
     _want(isinstance(tools, list), "tools", tools, "a list of tools")
-    names = []
+    names: list[str] = []
     for index, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
         _want(isinstance(name, str) and name, f"tools[{index}].function.name", name, "a string")
-        names.append(name)
+        names.append(str(name))
     repeated = sorted({name for name in names if names.count(name) > 1})
     _want(not repeated, "tools", repeated, "every name once")
     return set(names)
@@ -117,6 +117,7 @@ def _check_message(message: Any, at: str, declared: set[str], waiting: list[str]
 def _check_call(call: Any, at: str, declared: set[str]) -> str:
     function = call.get("function") if isinstance(call, dict) else None
     _want(isinstance(function, dict), at, call, '{"id": ..., "function": {"name", "arguments"}}')
+    assert function is not None
     name, arguments = function.get("name"), function.get("arguments")
     _want(name in declared, f"{at}.function.name", name, f"a declared tool {sorted(declared)}")
     _want(isinstance(arguments, str), f"{at}.function.arguments", arguments, "JSON text")

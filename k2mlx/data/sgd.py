@@ -1,4 +1,4 @@
-"""Schema-guided dialogues to conversations with calls, their tools renamed so the schema must be read.
+"""Schema-guided dialogues to conversations with calls, tools renamed so the schema must be read.
 
 Each conversation draws a paraphrase of its services (SGD-X) or a naming style of its own for tools,
 arguments and the keys of results. Arguments whose values are all integers or booleans become such
@@ -42,7 +42,7 @@ class Rename:
 
 
 def sgd(path: Path, context: Context) -> Iterator[Conversation]:
-    """Dialogues of `sgd_*.jsonl.xz`, with `sgd_*_tools.json` and `sgd_x_ccbysa.tar.xz` beside it."""
+    """Dialogues of `sgd_*.jsonl.xz`; `sgd_*_tools.json` and `sgd_x_ccbysa.tar.xz` lie beside it."""
     part = path.name.split("_")[1]
     tools = {
         spec["function"]["name"]: spec
@@ -58,7 +58,7 @@ def sgd(path: Path, context: Context) -> Iterator[Conversation]:
 def match_paraphrases(
     tools: dict[str, ToolSpec], archive: Path, part: str
 ) -> dict[str, list[ToolSpec]]:
-    """For each tool its SGD-X versions: services keep the order of intents, intents that of slots."""
+    """For each tool its SGD-X versions: they keep the order of intents and of slots."""
     order: dict[str, list[str]] = {}
     for name in tools:
         order.setdefault(name.split(".")[0], []).append(name)

@@ -30,7 +30,7 @@ def take(texts: Iterable[str], size: int) -> Iterator[str]:
 
 
 def sentences(texts: Iterable[str]) -> Iterator[str]:
-    """Cuts texts into lines short enough for the trainer. A newline is a fixed piece and needs no counting."""
+    """Cuts texts into lines short enough for the trainer; a newline is a fixed piece anyway."""
     for text in texts:
         for line in text.split("\n"):
             while len(line.encode()) > MAX_SENTENCE_BYTES:
