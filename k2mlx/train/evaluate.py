@@ -37,7 +37,8 @@ def evaluate(
     for path in shards:
         facts = json.loads(path.read_text(encoding="utf-8"))
         tokens = np.fromfile(path.with_suffix(".bin"), dtype="<u2")
-        nats = facts["documents"] * math.log(model.config.vocab_size)
+        first_tokens = 1 + int((tokens[:-1] == END).sum())
+        nats = first_tokens * math.log(model.config.vocab_size)
         for inputs, targets, segments, mask in _windows(tokens, length, rows):
             hidden = model.hidden(inputs, segments=segments)
             losses = cross_entropy(model.head(hidden).flatten(0, 1), targets.flatten())

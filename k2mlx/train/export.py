@@ -73,7 +73,7 @@ def split_weights(folder: Path, max_bytes: int) -> None:
         return
     parts: list[Arrays] = [{}]
     used = 0
-    margin = 64 << 10  # for a file's header
+    margin = 32 << 10  # for a file's header
     for name, value in checkpoint.load_arrays(whole).items():
         if parts[-1] and used + value.nbytes + margin > max_bytes:
             parts.append({})

@@ -162,8 +162,8 @@ class Trainer:
         names = [stage.name for stage in self.recipe.stages]
         if self.state.stage and self.state.stage not in names:
             raise ConfigError(
-                f"stage {self.state.stage!r} of the run in {self.out} is not in the recipe; wanted one"
-                f" of {', '.join(names)}"
+                f"stage {self.state.stage!r} of the run in {self.out} is not in the recipe; wanted"
+                f" one of {', '.join(names)}"
             )
         first = names.index(self.state.stage) if self.state.stage else 0
         for i in range(first, len(names) if not self.state.done else 0):

@@ -1,6 +1,7 @@
 """The loss of packed rows, and gradients through the stored grid."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -108,7 +109,7 @@ def test_any_micro_batching_gives_the_same_gradients():
     whole_loss, whole_loads, whole = step.gradients(params, biases, batch)
     for cuts in ([0, 1, 4], [0, 2, 4], [0, 1, 2, 3, 4]):
         loss, loads, grads = mx.array(0.0), mx.array(0.0), {}
-        for start, stop in zip(cuts, cuts[1:], strict=False):
+        for start, stop in pairwise(cuts):
             part = step.gradients(params, biases, {k: v[start:stop] for k, v in batch.items()})
             loss, loads = loss + part[0], loads + part[1]
             grads = {n: grads[n] + g for n, g in part[2].items()} if grads else part[2]

@@ -1,5 +1,6 @@
-"""Whole runs at toy size: recipes, resuming after a stop and after a kill, exports, measurements."""
+"""Whole runs at toy size: recipes, resuming after a stop and a kill, exports, measurements."""
 
+import io
 import json
 import math
 import os
@@ -90,7 +91,7 @@ def recipe(data: Path, **changes: str) -> Recipe:
 
 @pytest.fixture
 def quiet() -> Console:
-    return Console(open(os.devnull, "w"))  # noqa: SIM115
+    return Console(io.StringIO())
 
 
 def arrays(run: Path) -> dict[str, mx.array]:
@@ -220,8 +221,14 @@ def test_steps_end_a_run_that_can_go_on(data, quiet):
 
 def test_the_command_prints_json_and_nothing_else(data, capsys):
     code = main(
-        ["sft", str(data / "r.toml"), "--data", str(data), "--out", str(data / "run"), "--steps=2"]
-        + ["--json"]
+        [
+            "sft",
+            str(data / "r.toml"),
+            f"--data={data}",
+            f"--out={data / 'run'}",
+            "--steps=2",
+            "--json",
+        ]
     )
     captured = capsys.readouterr()
     assert code == 0
