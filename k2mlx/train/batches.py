@@ -28,6 +28,7 @@ class StageBatches:
 
     def __init__(self, stage: Stage, data: Path, seed: int):
         self._chat_rows = stage.chat_rows
+        self._learn_all = stage.learn_all
         self._text_rows = stage.rows - stage.chat_rows
         seed = seed + zlib.crc32(stage.name.encode())
         self._text = self._chat = None
@@ -44,10 +45,17 @@ class StageBatches:
             parts.append(self._text.batch(number, self._text_rows))
         if self._chat is not None:
             parts.append(self._chat.batch(number, self._chat_rows))
+            if self._learn_all:
+                parts[-1]["loss"] = every_token(parts[-1]["segments"])
         return {
             key: np.concatenate([np.asarray(part[key]) for part in parts]).astype(kind)
             for key, kind in (("tokens", np.int32), ("segments", np.int32), ("loss", np.float32))
         }
+
+
+def every_token(segments: np.ndarray) -> np.ndarray:
+    """Loss weights [B, L] of all tokens of packed conversations but each one's first, and no padding."""
+    return (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] >= 0)
 
 
 def _shards(data: Path, weights: dict[str, float]) -> list[tuple[Path, float]]:

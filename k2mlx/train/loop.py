@@ -187,6 +187,7 @@ class Trainer:
     def _stage(self, stage: Stage) -> None:
         """Train one stage from where the state says, until it is over or `_stop` is set."""
         begun, before = time.monotonic(), (self.state.stage_seconds, self.state.seconds)
+        first = True
         ahead = Ahead(
             self._batches[stage.name],
             self.state.stage_step * stage.accumulate,
@@ -210,6 +211,9 @@ class Trainer:
                     floor=stage.floor,
                 )
                 self._one_step(stage, batches, lr, done)
+                if first:  # compiling is no part of the time that a stage may train
+                    mx.eval(self.params)
+                    begun, first = time.monotonic(), False
                 if time.monotonic() - self._saved_at > 60 * self.recipe.save_minutes:
                     self._save()
         finally:

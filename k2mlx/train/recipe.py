@@ -32,7 +32,8 @@ class Stage:
 
     `chat_share`: share of a mixed stage's rows that hold conversations. `decay_from` and `floor`:
     see schedule.py. `router_rate`: u of the router's balance, 0 leaves it. `qat`: train through the
-    stored grid.
+    stored grid. `learn_all`: every token of a conversation counts, as in running text, not only
+    what the assistant has to produce.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Stage:
     router_rate: float = 0.0
     qat: bool = False
     chat_share: float = 0.0
+    learn_all: bool = False
     text: dict[str, float] = field(default_factory=dict)
     chat: dict[str, float] = field(default_factory=dict)
 

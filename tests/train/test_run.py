@@ -19,6 +19,7 @@ from k2mlx.config import ModelConfig
 from k2mlx.errors import CheckpointError, ConfigError
 from k2mlx.model import Model
 from k2mlx.train import checkpoint
+from k2mlx.train.batches import StageBatches
 from k2mlx.train.evaluate import evaluate, held_out_shards
 from k2mlx.train.export import initial_weights
 from k2mlx.train.loop import Trainer
@@ -145,7 +146,7 @@ def test_training_goes_on_from_a_run_and_from_its_masters(data, quiet):
 
 def test_weights_are_split_into_small_files(data, quiet):
     Trainer(
-        recipe(data, log_every__4="log_every = 4\nmax_file_mib = 0.1"),
+        recipe(data, log_every__4="log_every = 4\nmax_file_mib = 0.06"),
         data,
         data / "run",
         max_steps=1,
@@ -153,7 +154,7 @@ def test_weights_are_split_into_small_files(data, quiet):
     ).run()
     files = sorted((data / "run" / "masters").glob("*.safetensors"))
     assert len(files) > 1
-    assert all(f.stat().st_size < 0.1 * 2**20 for f in files)
+    assert all(f.stat().st_size < 0.06 * 2**20 for f in files)
     assert initial_weights(data / "run" / "masters", CONFIG)
 
 
@@ -276,6 +277,20 @@ def test_a_wrong_recipe_is_one_line_that_names_the_key(data, old, new, message):
     assert str(data / "r.toml") in str(error.value)
 
 
+def test_learning_all_of_a_conversation_leaves_out_padding_and_first_tokens(data):
+    plain, every = (
+        StageBatches(stage, data, 1)(3)
+        for stage in (recipe(data).stages[1], recipe(data, qat__true="learn_all = true").stages[1])
+    )
+    for key in ("tokens", "segments"):
+        assert np.array_equal(plain[key], every[key])
+    assert np.array_equal(plain["loss"][:2], every["loss"][:2])  # the text rows
+    assert np.all(plain["loss"] <= every["loss"])
+    segments = every["segments"][2:]
+    tokens_but_first = [np.sum(row == s) - 1 for row in segments for s in set(row) - {-1}]
+    assert every["loss"][2:].sum() == sum(tokens_but_first) > plain["loss"][2:].sum()
+
+
 def test_missing_data_is_found_before_the_first_step(data, quiet):
     with pytest.raises(ConfigError, match=r"no such shard; .* has a, b, c"):
         Trainer(recipe(data, chat__="chat = { d = 1 } #"), data, data / "run", console=quiet)
@@ -299,7 +314,7 @@ def test_minutes_by_stage_and_by_scale(data):
 def test_weights_of_another_shape_are_refused(data, quiet):
     other = CONFIG.to_dict() | {"n_routed_experts": 12}
     Trainer(recipe(data), data, data / "run", max_steps=1, console=quiet).run()
-    with pytest.raises(CheckpointError, match=r"experts.*another shape"):
+    with pytest.raises(CheckpointError, match="another shape"):
         initial_weights(data / "run", ModelConfig.from_dict(other))
     with pytest.raises(CheckpointError, match="neither a run"):
         initial_weights(data / "nothing", CONFIG)
