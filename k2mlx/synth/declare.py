@@ -1,0 +1,194 @@
+"""One tool of the catalogue as a conversation sees it: renamed, described and typed in a way of its own."""
+
+from dataclasses import dataclass
+from random import Random
+
+from k2mlx.synth.catalogue import Parameter, Template
+from k2mlx.synth.phrasing import Scope, render
+from k2mlx.synth.words import draw
+
+# How often a tool gets a meaningless name, so that only its description tells what it does.
+INVENTED = 0.13
+_ONSETS = "b d f g k l m n p r s t v z br dr kl pl st tr sh".split()
+_VOWELS = "a e i o u ai or en".split()
+# Fields of results that may have decimals; the others are counts.
+_MEASURED = set(
+    "temperature high low price total balance value result rate cost amount area volume mean median sd "
+    "each monthly distance_km bmi average lat lon c percent tax change_percent max".split()
+)
+_JSON_TYPES = {
+    "str": "string", "enum": "string", "int": "integer", "num": "number", "num_m": "number",
+    "bool": "boolean", "enum_int": "integer", "strs": "array", "ints": "array", "nums": "array",
+}  # fmt: skip
+
+_FRAMES = ("{d}",) * 10 + ("{d}.",) * 10 + (
+    "Function to use for: {d}", "{d}. Returns JSON.", "{d}. Returns text.", "Tool: {d}", "{d} (needs internet)",
+    "{d}. Use it only when asked.", "{d} for the user.", "This function does this: {d}.", "{d} by name or value.",
+)  # fmt: skip
+
+
+@dataclass
+class Declared:
+    """A tool as declared: `spec` for the model, `keys` maps a slot to the parameter's name."""
+
+    template: Template
+    name: str
+    spec: dict
+    keys: dict[str, str]
+    kinds: dict[str, Parameter]
+
+
+def declare(tool: Template, rng: Random) -> Declared:
+    """Draws names, wording and schema details of a tool."""
+    invented = rng.random() < INVENTED
+    style = rng.choices(("snake", "camel", "pascal", "kebab", "dotted"), (76, 14, 3, 2, 5))[0]
+    name = styled(_invented(rng) if invented else rng.choice(tool.names), style, rng, tool.domain)
+    described = invented or rng.random() < 0.75
+    properties, required, keys = {}, [], {}
+    parameters = list(tool.parameters)
+    if rng.random() < 0.15:
+        rng.shuffle(parameters)
+    used: set[str] = set()
+    for parameter in parameters:
+        key = _key(parameter, invented, used, style, rng)
+        used.add(key)
+        keys[parameter.names[0]] = key
+        properties[key] = _schema(parameter, described, rng)
+        if not parameter.optional:
+            required.append(key)
+    schema = {"type": "object", "properties": properties}
+    if required or rng.random() < 0.5:
+        schema["required"] = required
+    description = rng.choice(_FRAMES).replace("{d}", rng.choice(tool.descriptions))
+    function = {"name": name, "description": description, "parameters": schema}
+    kinds = {parameter.names[0]: parameter for parameter in tool.parameters}
+    return Declared(tool, name, {"type": "function", "function": function}, keys, kinds)
+
+
+def styled(name: str, style: str, rng: Random, domain: str = "") -> str:
+    """A snake_case name in another style."""
+    words = name.split("_")
+    if style == "camel":
+        return words[0] + "".join(word.capitalize() for word in words[1:])
+    if style == "pascal":
+        return "".join(word.capitalize() for word in words)
+    if style == "kebab":
+        return "-".join(words)
+    if style == "dotted":
+        return f"{rng.choice((domain, words[-1], 'api', 'tools'))}.{name}"
+    return name
+
+
+def fill(parameter: Parameter, rng: Random) -> tuple[str, object]:
+    """(as the user writes it, the JSON value)."""
+    kind, values = parameter.kind, parameter.values
+    if kind == "str":
+        text = str(render("{x:" + values + "}", {}, rng))
+        return text, text
+    if kind == "enum":
+        value = rng.choice(values.split(","))
+        return value.replace("_", " "), value
+    if kind == "enum_int":
+        value = rng.choice(values.split(","))
+        return value, int(value)
+    if kind in ("int", "num", "num_m"):
+        number = _number(kind, values, rng)
+        return str(number), number
+    assert kind in ("strs", "ints", "nums"), (
+        f"{parameter.names}: a {kind} is never written in a phrase"
+    )
+    count = rng.choice((2, 2, 3, 3, 4) if kind == "strs" else (3, 3, 4, 5, 6))
+    if kind == "strs":
+        items: list[object] = [draw_text(values, rng) for _ in range(count)]
+        items = list(dict.fromkeys(items))
+    else:
+        items = [_number("int" if kind == "ints" else "num", values, rng) for _ in range(count)]
+    written = [str(item) for item in items]
+    if len(written) == 1:
+        return written[0], items
+    joint = rng.choice((" and ", " and ", ", and "))
+    return ", ".join(written[:-1]) + joint + written[-1], items
+
+
+def draw_text(kind: str, rng: Random) -> str:
+    """A value of a word list, with its own slots filled in."""
+    return render(draw(kind, rng), {}, rng)
+
+
+def result_of(tool: Template, slots: Scope, rng: Random) -> tuple[Scope, bool]:
+    """(the fields of the tool's result, whether there are any)."""
+    fields: Scope = {}
+    for key, kind in tool.result:
+        if kind.startswith("'"):
+            fields[key] = {"true": True}.get(kind[1:], kind[1:])
+        elif kind.startswith("$"):
+            if kind[1:] in slots:
+                fields[key] = slots[kind[1:]]
+        elif ".." in kind:
+            low, high = (int(part) for part in kind.split(".."))
+            decimal = key in _MEASURED and rng.random() < 0.4
+            fields[key] = (
+                round(rng.uniform(low, high), rng.choice((1, 2)))
+                if decimal
+                else rng.randint(low, high)
+            )
+        else:
+            fields[key] = draw_text(kind, rng)
+    return fields, bool(fields)
+
+
+def _number(kind: str, values: str, rng: Random) -> int | float:
+    low, high = (float(part) for part in values.split(".."))
+    if kind == "int":
+        return rng.randint(int(low), int(high))
+    if kind == "num" and rng.random() < 0.6 and low == int(low):
+        return rng.randint(int(low), int(high))
+    value = round(rng.uniform(low, high), rng.choice((1, 1, 2)))
+    return int(value) if value == int(value) else value
+
+
+def _key(parameter: Parameter, invented: bool, used: set[str], style: str, rng: Random) -> str:
+    for _ in range(9):
+        if invented and rng.random() < 0.7:
+            key = _invented(rng).split("_")[0]
+        else:
+            key = rng.choice(parameter.names) if rng.random() < 0.7 else parameter.names[0]
+            key = styled(key, "camel", rng) if style in ("camel", "pascal") else key
+        if key not in used:
+            return key
+    return parameter.names[0] + "_" + str(len(used))
+
+
+def _schema(parameter: Parameter, described: bool, rng: Random) -> dict:
+    schema: dict = {"type": _JSON_TYPES[parameter.kind]}
+    if schema["type"] == "number" and rng.random() < 0.1:
+        schema["type"] = "float"
+    if parameter.kind in ("strs", "ints", "nums"):
+        item = {"strs": "string", "ints": "integer", "nums": "number"}[parameter.kind]
+        schema["items"] = {"type": item}
+    if parameter.kind.startswith("enum"):
+        options: list = parameter.values.split(",")
+        schema["enum"] = [int(o) for o in options] if parameter.kind == "enum_int" else options
+    if parameter.descriptions and (described or rng.random() < 0.2):
+        schema["description"] = _described(parameter, rng)
+    if parameter.optional and rng.random() < 0.15 and "enum" in schema:
+        schema["default"] = schema["enum"][0]
+    return schema
+
+
+def _described(parameter: Parameter, rng: Random) -> str:
+    text = rng.choice(parameter.descriptions)
+    chance = rng.random()
+    if chance < 0.16 and parameter.kind in ("str", "int", "num"):
+        return f"{text}{rng.choice((', e.g. ', ', for example ', ' such as '))}{fill(parameter, rng)[0]}"
+    if chance < 0.22 and parameter.optional:
+        return f"{text} (optional)"
+    return text + "." if chance < 0.4 else text
+
+
+def _invented(rng: Random) -> str:
+    parts = [
+        "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3))))
+        for _ in range(rng.choice((1, 2, 2)))
+    ]
+    return "_".join(parts)
