@@ -54,7 +54,7 @@ class StageBatches:
 
 
 def every_token(segments: np.ndarray) -> np.ndarray:
-    """Loss weights [B, L] of all tokens of packed conversations but each one's first, and no padding."""
+    """Loss weights [B, L] of all tokens of packed conversations, but first ones and padding."""
     return (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] >= 0)
 
 

@@ -301,7 +301,11 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def _export_masters(self) -> None:
-        self._export("masters", masters_config(self.config))
+        """A convenience between stages, so it may not end a run whose checkpoint is saved."""
+        try:
+            self._export("masters", masters_config(self.config))
+        except (RuntimeError, ValueError, OSError) as error:
+            self.console.say(f"masters were not exported: {error}")
 
     def _export(self, name: str, config: ModelConfig) -> None:
         weights, recipe = self.params | self.biases, self.recipe
