@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def build_shards(recipe: Any, args: argparse.Namespace, model: Path) -> Iterator
     """What each shard's JSON says, text first, as they get done."""
     only = set(args.only) if args.only else None
     wanted = [shard for shard in recipe.chats if only is None or shard.name in only]
-    with ProcessPoolExecutor(max(1, args.jobs)) as pool:
+    # Not fork: the parent may hold threads (BLAS, MLX) that a copy would wait for in vain.
+    with ProcessPoolExecutor(max(1, args.jobs), get_context("spawn")) as pool:
         texts = pool.submit(text_job, recipe, args.source, args.out, model, only)
         jobs = [
             pool.submit(chat_job, recipe, shard, args.source, args.out, model) for shard in wanted

@@ -10,8 +10,9 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from k2mlx.errors import MissingExtraError
+from k2mlx.errors import ConfigError
 from k2mlx.tokenizer import SPECIAL_TOKENS
 
 # sentencepiece leaves out longer sentences without a word.
@@ -45,48 +46,53 @@ def sentences(texts: Iterable[str]) -> Iterator[str]:
 def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int = 8192) -> None:
     """Trains a BPE model on `texts` and writes it to `path`.
 
-    Raises MissingExtraError without sentencepiece.
+    Raises: ConfigError when the texts are too few for the size.
     """
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise MissingExtraError(
-            "sentencepiece is not installed; run 'pip install sentencepiece'."
-        ) from error
-    pad, unk, bos, eos, *controls = SPECIAL_TOKENS
+    import sentencepiece
+
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences(texts),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        pad_id=0,
-        unk_id=1,
-        bos_id=2,
-        eos_id=3,
-        pad_piece=pad,
-        unk_piece=unk,
-        bos_piece=bos,
-        eos_piece=eos,
-        unk_surface=unk,
-        control_symbols=controls,
-        user_defined_symbols=["\n"],
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        byte_fallback=True,
-        split_digits=True,
-        allow_whitespace_only_pieces=True,
-        character_coverage=0.9999,
-        required_chars=ALWAYS,
-        max_sentence_length=MAX_SENTENCE_BYTES + 192,
-        input_sentence_size=0,
-        num_threads=2,
-        minloglevel=1,
-    )
+    settings = _settings(vocab_size)
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=sentences(texts), model_writer=model, **settings
+        )
+    except RuntimeError as error:
+        # Its message says which size would do.
+        reason = str(error).rsplit("] ", 1)[-1]
+        raise ConfigError(f"vocabulary of {vocab_size} pieces: {reason}") from error
     # Written beside and renamed: a reader never sees half a model.
     handle, temporary = tempfile.mkstemp(dir=path.parent)
     with os.fdopen(handle, "wb") as file:
         file.write(model.getvalue())
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
+
+
+def _settings(vocab_size: int) -> dict[str, Any]:
+    pad, unk, bos, eos, *controls = SPECIAL_TOKENS
+    return {
+        "model_type": "bpe",
+        "vocab_size": vocab_size,
+        "pad_id": 0,
+        "unk_id": 1,
+        "bos_id": 2,
+        "eos_id": 3,
+        "pad_piece": pad,
+        "unk_piece": unk,
+        "bos_piece": bos,
+        "eos_piece": eos,
+        "unk_surface": unk,
+        "control_symbols": controls,
+        "user_defined_symbols": ["\n"],
+        "normalization_rule_name": "identity",
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "byte_fallback": True,
+        "split_digits": True,
+        "allow_whitespace_only_pieces": True,
+        "character_coverage": 0.9999,
+        "required_chars": ALWAYS,
+        "max_sentence_length": MAX_SENTENCE_BYTES + 192,
+        "num_threads": 2,
+        "minloglevel": 1,
+    }
