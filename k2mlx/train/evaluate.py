@@ -65,4 +65,5 @@ def _windows(
         part = [a[start : start + size] for a in (inputs, targets, segments, counts)]
         fill = -len(part[0]) % length  # whole rows; the last batch has fewer of them
         padded = [np.pad(a, (0, fill)).reshape(-1, length) for a in part]
-        yield tuple(mx.array(a) for a in padded)  # type: ignore[misc]
+        inputs_BL, targets_BL, segments_BL, mask_BL = (mx.array(a) for a in padded)
+        yield inputs_BL, targets_BL, segments_BL, mask_BL

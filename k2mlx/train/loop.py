@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -262,12 +262,12 @@ class Trainer:
     def _log(self, stage: Stage, lr: float, done: float, norm: mx.array, loads: mx.array) -> None:
         """The only place that waits for the step itself."""
         weight = sum(w for _, w in self._pending)
-        loss = sum(part.item() for part, _ in self._pending) / max(weight, 1e-9)
+        loss = sum(_number(part) for part, _ in self._pending) / max(weight, 1e-9)
         self._pending.clear()
         now = time.monotonic()
         per_second = (self.state.tokens - self._logged_tokens) / max(now - self._logged_at, 1e-9)
         self._logged_at, self._logged_tokens = now, self.state.tokens
-        peak = (loads.max(axis=-1) / loads.mean(axis=-1)).tolist() if loads.shape[0] else [1.0]
+        busiest = [_number(layer.max() / layer.mean()) for layer in loads] or [1.0]
         row: dict[str, Any] = {
             "step": self.state.step,
             "stage": stage.name,
@@ -275,10 +275,10 @@ class Trainer:
             "loss": round(loss, 5),
             "lr": round(lr, 8),
             "tokens_per_second": round(per_second),
-            "grad_norm": round(norm.item(), 5),
-            "load_max": round(max(peak), 3),
-            "load_max_by_layer": [round(p, 2) for p in peak],
-            "idle_experts": int((loads == 0).sum().item()),
+            "grad_norm": round(_number(norm), 5),
+            "load_max": round(max(busiest), 3),
+            "load_max_by_layer": [round(p, 2) for p in busiest],
+            "idle_experts": int(_number((loads == 0).sum())),
             "memory_gb": round(mx.get_peak_memory() / 1e9, 2),
             "seconds": round(self.state.seconds, 1),
         }
@@ -325,7 +325,7 @@ class Trainer:
         return held_out
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _signals(self) -> Generator[None, None, None]:
         """SIGINT and SIGTERM end the run after the step in hand, with everything saved."""
 
         def stop(number: int, frame: FrameType | None) -> None:
@@ -337,6 +337,12 @@ class Trainer:
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+
+
+def _number(scalar: mx.array) -> float:
+    value = scalar.item()
+    assert isinstance(value, int | float)
+    return value
 
 
 def compute_dtype(recipe: Recipe) -> mx.Dtype:

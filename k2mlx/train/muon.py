@@ -74,7 +74,7 @@ def orthogonalize(momenta: dict[str, mx.array]) -> dict[str, mx.array]:
     groups: dict[tuple[int, int], list[str]] = {}
     stacks = {name: _stack(name, value) for name, value in momenta.items()}
     for name, stack in stacks.items():
-        groups.setdefault(stack.shape[1:], []).append(name)
+        groups.setdefault((stack.shape[1], stack.shape[2]), []).append(name)
     updates = {}
     for (rows, columns), names in groups.items():
         joined = mx.concatenate([stacks[name] for name in names])

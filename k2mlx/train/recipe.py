@@ -122,7 +122,7 @@ def _recipe(content: dict[str, Any], folder: Path) -> Recipe:
     optimizer = _build(OptimizerConfig, content.pop("optimizer", {}), "optimizer.")
     if optimizer.kind not in ("muon", "adamw"):
         raise ConfigError(f"optimizer.kind: got {optimizer.kind!r}, wanted 'muon' or 'adamw'")
-    values = content | {"stages": built, "optimizer": optimizer}
+    values: dict[str, Any] = content | {"stages": built, "optimizer": optimizer}
     for key in ("model", "tokenizer"):
         if isinstance(values.get(key), str):
             values[key] = folder / values[key]
@@ -186,7 +186,7 @@ def with_minutes(recipe: Recipe, scale: float | None, given: Iterable[str]) -> R
     return replace(recipe, stages=tuple(stages))
 
 
-def _build(cls: type, values: Any, where: str) -> Any:
+def _build(cls: Any, values: Any, where: str) -> Any:
     """Make the dataclass, with unknown keys, missing keys and wrong types reported by name."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where.rstrip('.: ')}: got {values!r}, wanted a table")
