@@ -73,7 +73,7 @@ def build(args: argparse.Namespace) -> None:
     for facts in build_shards(recipe, args, model):
         shards.append(facts)
         print(line(facts), file=sys.stderr if args.json else sys.stdout, flush=True)
-    write_manifest(args.out, shards)
+    write_manifest(args.out)
     if args.json:
         seconds = round(time.perf_counter() - started, 1)
         print(json.dumps({"out": str(args.out), "seconds": seconds, "shards": shards}))
@@ -83,6 +83,7 @@ def build_shards(recipe: Any, args: argparse.Namespace, model: Path) -> Iterator
     """What each shard's JSON says, text first, as they get done."""
     only = set(args.only) if args.only else None
     wanted = [shard for shard in recipe.chats if only is None or shard.name in only]
+    wanted = [shard for shard in wanted if is_there(shard, args.source)]
     # Not fork: the parent may hold threads (BLAS, MLX) that a copy would wait for in vain.
     with ProcessPoolExecutor(max(1, args.jobs), get_context("spawn")) as pool:
         texts = pool.submit(text_job, recipe, args.source, args.out, model, only)
@@ -92,6 +93,17 @@ def build_shards(recipe: Any, args: argparse.Namespace, model: Path) -> Iterator
         yield from texts.result()
         for job in jobs:
             yield job.result()
+
+
+def is_there(shard: Any, source: Path) -> bool:
+    """Whether any of the files of a shard that may be left out exists; says so if not."""
+    if not all(one.optional for one in shard.sources):
+        return True
+    if any((source / one.path).is_file() for one in shard.sources):
+        return True
+    path = source / shard.sources[0].path
+    print(f"{shard.name}: left out, there is no {path}; --chat names another", file=sys.stderr)
+    return False
 
 
 def text_job(recipe: Any, source: Path, out: Path, model: Path, only: set[str] | None) -> list:

@@ -18,6 +18,7 @@ from k2mlx.data.vocabulary import train_sentencepiece
 from k2mlx.errors import ConfigError
 from k2mlx.tokenizer import Tokenizer, load_tokenizer
 
+MANIFEST = "SHARDS.json"
 LONGEST_DISTRACTOR = 900  # characters of its declaration
 
 
@@ -95,6 +96,9 @@ def distractors(recipe: Recipe, source: Path) -> list[ToolSpec]:
     return list(found.values())
 
 
-def write_manifest(out: Path, shards: list[dict[str, Any]]) -> None:
-    """SHARDS.json: what was built, in one file."""
-    (out / "SHARDS.json").write_text(json.dumps(shards, indent=1) + "\n")
+def write_manifest(out: Path) -> list[dict[str, Any]]:
+    """SHARDS.json: what every NAME.json in the folder says, in one file."""
+    files = sorted(path for path in out.glob("*.json") if path.name != MANIFEST)
+    shards = [json.loads(path.read_text()) for path in files]
+    (out / MANIFEST).write_text(json.dumps(shards, indent=1) + "\n")
+    return shards

@@ -30,7 +30,10 @@ def test_build_and_preview(folder, capsys):
     [line] = capsys.readouterr().out.splitlines()
     report = json.loads(line)
     assert [shard["name"] for shard in report["shards"]] == ["t", "t.heldout", "talk"]
-    assert json.loads((folder / "out" / "SHARDS.json").read_text()) == report["shards"]
+    assert build(folder, "--only", "t") == 0  # what was built before stays in the list
+    listed = json.loads((folder / "out" / "SHARDS.json").read_text())
+    assert {shard["name"] for shard in listed} == {"t", "t.heldout", "talk"}
+    capsys.readouterr()
     assert main(["data", "preview", str(folder / "out" / "talk"), "--count", "1"]) == 0
     assert "<|im_middle|>Hi<|im_end|>" in (out := capsys.readouterr().out)
     assert "⟦Hello.<|im_end|>⟧" in out
@@ -42,6 +45,17 @@ def test_only_some_shards(folder, capsys):
     assert build(folder, "--chat", f"talk={folder / 'c.jsonl'}", "--only", "talk") == 0
     assert "talk" in capsys.readouterr().out
     assert not (folder / "out" / "t.bin").exists()
+
+
+def test_an_optional_source_that_is_missing_is_said_and_overwrites_nothing(folder, capsys):
+    with (folder / "data.toml").open("a") as recipe:
+        recipe.write('[[chat]]\nname="synth"\n[[chat.source]]\nkind="jsonl"\npath="none.jsonl"\n')
+        recipe.write('licence="MIT"\nsource="k2mlx synth"\noptional=true\n')
+    assert build(folder, "--chat", f"synth={folder / 'c.jsonl'}", "--only", "synth") == 0
+    built = (folder / "out" / "synth.bin").read_bytes()
+    assert build(folder) == 0
+    assert "synth: left out, there is no" in capsys.readouterr().err
+    assert (folder / "out" / "synth.bin").read_bytes() == built
 
 
 @pytest.mark.parametrize(

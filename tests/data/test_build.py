@@ -90,7 +90,9 @@ def test_the_recipe_that_ships_is_good():
     recipe = read_recipe(find_model("models/k2-nano") / "data.toml")
     assert recipe.vocabulary_size == 8192
     assert {"openstax", "novels"} <= {text.name for text in recipe.texts}
-    assert {"chats", "sgd", "gsm8k", "metatool", "synth"} <= {shard.name for shard in recipe.chats}
+    assert {"chats", "sgd", "gsm8k", "metatool", "synth_mixed"} <= {
+        shard.name for shard in recipe.chats
+    }
     sources = [text.path for text in recipe.texts]
     for forbidden in ("gcide", "debian", "fortunes"):  # GPL, or no clear licence
         assert not any(forbidden in path for path in sources)
