@@ -1,5 +1,6 @@
 """One tool of the catalogue as a conversation sees it: renamed, described and typed in a way of its own."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -29,13 +30,33 @@ _FRAMES = ("{d}",) * 10 + ("{d}.",) * 10 + (
 
 @dataclass
 class Declared:
-    """A tool as declared: `spec` for the model, `keys` maps a slot to the parameter's name."""
+    """A tool as declared.
+
+    `spec` is what the model sees; `paths` says where a slot's value stands in the arguments (two
+    names when it is inside an object), `forms` how it is written there: "same", "text" (a number as
+    a string), "upper" or "title" (enum values).
+    """
 
     template: Template
     name: str
     spec: dict
-    keys: dict[str, str]
+    paths: dict[str, tuple[str, ...]]
+    forms: dict[str, str]
     kinds: dict[str, Parameter]
+
+    def arguments(self, values: Mapping[str, object]) -> dict[str, object]:
+        """The call's arguments for some slots, in the order of the declaration."""
+        found: dict[str, object] = {}
+        for slot, path in self.paths.items():
+            if slot not in values:
+                continue
+            place = found
+            for key in path[:-1]:
+                inner = place.setdefault(key, {})
+                assert isinstance(inner, dict)
+                place = inner
+            place[path[-1]] = formed(values[slot], self.forms[slot])
+        return found
 
 
 def declare(tool: Template, rng: Random) -> Declared:
@@ -44,16 +65,30 @@ def declare(tool: Template, rng: Random) -> Declared:
     style = rng.choices(("snake", "camel", "pascal", "kebab", "dotted"), (76, 14, 3, 2, 5))[0]
     name = styled(_invented(rng) if invented else rng.choice(tool.names), style, rng, tool.domain)
     described = invented or rng.random() < 0.75
-    properties, required, keys = {}, [], {}
     parameters = list(tool.parameters)
     if rng.random() < 0.15:
         rng.shuffle(parameters)
-    used: set[str] = set()
+    grouped = _group(parameters, rng)
+    properties: dict[str, dict] = {}
+    required: list[str] = []
+    paths: dict[str, tuple[str, ...]] = {}
+    forms = {parameter.names[0]: _form(parameter, rng) for parameter in parameters}
+    used = {grouped[0]} if grouped else set()
     for parameter in parameters:
+        slot = parameter.names[0]
         key = _key(parameter, invented, used, style, rng)
         used.add(key)
-        keys[parameter.names[0]] = key
-        properties[key] = _schema(parameter, described, rng)
+        schema = _schema(parameter, forms[slot], described, rng)
+        if grouped and slot in grouped[1]:
+            paths[slot] = (grouped[0], key)
+            group = properties.setdefault(grouped[0], {"type": "object", "properties": {}})
+            group["properties"][key] = schema
+            if not parameter.optional:
+                group.setdefault("required", []).append(key)
+                required += [grouped[0]] if grouped[0] not in required else []
+            continue
+        paths[slot] = (key,)
+        properties[key] = schema
         if not parameter.optional:
             required.append(key)
     schema = {"type": "object", "properties": properties}
@@ -62,7 +97,37 @@ def declare(tool: Template, rng: Random) -> Declared:
     description = rng.choice(_FRAMES).replace("{d}", rng.choice(tool.descriptions))
     function = {"name": name, "description": description, "parameters": schema}
     kinds = {parameter.names[0]: parameter for parameter in tool.parameters}
-    return Declared(tool, name, {"type": "function", "function": function}, keys, kinds)
+    return Declared(tool, name, {"type": "function", "function": function}, paths, forms, kinds)
+
+
+def formed(value: object, form: str) -> object:
+    """A value the way its declaration wants it."""
+    if form == "text":
+        return str(value)
+    if form == "upper":
+        return str(value).upper()
+    if form == "title":
+        return str(value).capitalize()
+    return value
+
+
+def _group(parameters: list[Parameter], rng: Random) -> tuple[str, set[str]] | None:
+    """Rarely some parameters stand inside an object: (its name, their slots)."""
+    if len(parameters) < 3 or rng.random() > 0.06:
+        return None
+    inside = rng.sample(parameters, rng.randint(2, len(parameters) - 1))
+    name = rng.choice(("options", "details", "settings", "request", "params", "info", "data"))
+    return name, {parameter.names[0] for parameter in inside}
+
+
+def _form(parameter: Parameter, rng: Random) -> str:
+    if parameter.kind == "enum" and parameter.values.islower() and rng.random() < 0.2:
+        return rng.choice(("upper", "title"))
+    if parameter.kind in ("int", "enum_int") and rng.random() < 0.07:
+        return "text"
+    if parameter.kind == "int" and rng.random() < 0.12:
+        return "number"
+    return "same"
 
 
 def styled(name: str, style: str, rng: Random, domain: str = "") -> str:
@@ -159,16 +224,20 @@ def _key(parameter: Parameter, invented: bool, used: set[str], style: str, rng: 
     return parameter.names[0] + "_" + str(len(used))
 
 
-def _schema(parameter: Parameter, described: bool, rng: Random) -> dict:
+def _schema(parameter: Parameter, form: str, described: bool, rng: Random) -> dict:
     schema: dict = {"type": _JSON_TYPES[parameter.kind]}
-    if schema["type"] == "number" and rng.random() < 0.1:
+    if form in ("text", "number"):
+        schema["type"] = "string" if form == "text" else "number"
+    if schema["type"] == "number" and rng.random() < 0.06:
         schema["type"] = "float"
     if parameter.kind in ("strs", "ints", "nums"):
         item = {"strs": "string", "ints": "integer", "nums": "number"}[parameter.kind]
         schema["items"] = {"type": item}
     if parameter.kind.startswith("enum"):
         options: list = parameter.values.split(",")
-        schema["enum"] = [int(o) for o in options] if parameter.kind == "enum_int" else options
+        if parameter.kind == "enum_int":
+            options = [int(option) for option in options]
+        schema["enum"] = [formed(option, form) for option in options]
     if parameter.descriptions and (described or rng.random() < 0.2):
         schema["description"] = _described(parameter, rng)
     if parameter.optional and rng.random() < 0.15 and "enum" in schema:

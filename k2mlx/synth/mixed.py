@@ -6,7 +6,7 @@ from random import Random
 
 from k2mlx.synth import arithmetic, clock, units
 from k2mlx.synth.chat import converse
-from k2mlx.synth.phrasing import render, sentence, typed
+from k2mlx.synth.phrasing import Scope, joined, render, sentence, typed
 from k2mlx.synth.single_turn import convert, foreign, opened
 from k2mlx.synth.talk import Call, Talk
 from k2mlx.synth.toolbox import NAMES, Toolbox
@@ -145,7 +145,11 @@ def _sum_and_more(talk: Talk, box: Toolbox) -> None:
             asked = render(rng.choice(_SAME_AGAIN), {"X": noun}, rng)
         else:
             question, pattern = rng.choice(_MORE_SUMS)
-            scope = {"n": arithmetic.operand(rng, 4)[1], "m": rng.randint(2, 60), "r": call.result}
+            scope: Scope = {
+                "n": arithmetic.operand(rng, 4)[1],
+                "m": rng.randint(2, 60),
+                "r": call.result,
+            }
             asked, expression = render(question, scope, rng), render(pattern, scope, rng)
         talk.user(typed(asked, rng))
         call = box.run("calculator", expression=expression)
@@ -217,7 +221,7 @@ def _values(box: Toolbox, count: int) -> tuple[str, list[Call], str]:
     if rng.random() < 0.25:
         kind, start, goal = units.draw_units(rng)
         other = units.other_unit(kind, start, goal, rng)
-        scope = {"v": drawn[0][0], "a": start, "X": joined([goal, other], rng)}
+        scope: Scope = {"v": drawn[0][0], "a": start, "X": joined([goal, other], rng)}
         asked = render(rng.choice(_TWO_GOALS), scope, rng)
         calls = [convert(box, drawn[0][1], start, unit) for unit in (goal, other)]
         said = joined([call.result for call in calls], rng)
@@ -273,12 +277,3 @@ def _tool_missing(box: Toolbox) -> Talk:
     talk.user(_asked(box, name)[0])
     talk.answer(rng.choice(_CANNOT[name]))
     return talk
-
-
-def joined(parts: list[str], rng: Random, before: str = "") -> str:
-    """`a and b`, `a, b and c`; `before` stands in front of each part but the first."""
-    rest = [before + part for part in parts[1:]]
-    if not rest:
-        return parts[0]
-    joint = rng.choice((" and ", " and ", ", and ")) if len(rest) > 1 else " and "
-    return ", ".join([parts[0], *rest[:-1]]) + joint + rest[-1]

@@ -58,6 +58,15 @@ def typed(text: str, rng: Random) -> str:
     return text + rng.choice(["?", "!", " :)", "..", " pls", " thx"])
 
 
+def joined(parts: list[str], rng: Random, before: str = "") -> str:
+    """`a and b`, `a, b and c`; `before` stands in front of each part but the first."""
+    rest = [before + part for part in parts[1:]]
+    if not rest:
+        return parts[0]
+    joint = rng.choice((" and ", " and ", ", and ")) if len(rest) > 1 else " and "
+    return ", ".join([parts[0], *rest[:-1]]) + joint + rest[-1]
+
+
 def _articles(text: str) -> str:
     """`a(n) owl` -> `an owl`, and no double blanks."""
     if "a(n)" in text.lower():

@@ -2,32 +2,17 @@
 
 # ruff: noqa: E501  (a phrase reads best on one line)
 
-import json
-from dataclasses import dataclass
+import re
 from random import Random
 
 from k2mlx.synth.catalogue import Template, templates
 from k2mlx.synth.declare import Declared, declare, fill, result_of
-from k2mlx.synth.phrasing import Scope, render, slots, typed
+from k2mlx.synth.near_misses import NEAR_MISSES, REPLIES
+from k2mlx.synth.phrasing import joined, render, typed
+from k2mlx.synth.requests import Request, answer, draw_request, result_text, surrounded
 from k2mlx.synth.rivals import alike
 from k2mlx.synth.talk import Call, Talk
 
-IMPERATIVE: tuple[str, ...] = (
-    "{X}", "{X}", "{X}", "{X}.", "please {X}", "{X} please", "{X}, please.", "can you {X}?", "can you {X}?",
-    "could you {X}?", "could you please {X}?", "would you {X}?", "I want you to {X}", "I'd like you to {X}.",
-    "[hey|hi|hello], {X}", "[hey|hi|hello], can you {X}?", "I need you to {X}", "go ahead and {X}",
-    "can you {X} for me?", "would you mind? {X}", "I want to {X}", "I need to {X}.", "I would like to {X}",
-    "help me {X}", "let's {X}", "ok, {X}", "now {X}", "[quickly|just] {X}", "{X}, thanks", "time to {X}",
-    "will you {X}?", "is it possible to {X}?", "it would be great if you could {X}", "{X} now",
-)  # fmt: skip
-NOUN: tuple[str, ...] = (
-    "what is {X}?", "what's {X}?", "tell me {X}", "show me {X}", "give me {X}", "I need {X}", "{X}", "{X}?",
-    "{X} please", "can you tell me {X}?", "could you find {X}?", "find {X}", "get {X}", "get me {X}",
-    "I want to know {X}", "I'd like to know {X}.", "look up {X}", "check {X}", "can you check {X}?",
-    "do you know {X}?", "please tell me {X}", "[hi|hey|hello], what is {X}?", "let me see {X}",
-    "can you get me {X}?", "I am looking for {X}", "can I have {X}?", "could you give me {X}?",
-)  # fmt: skip
-_CLOSERS = ("Done.", "It is done.", "Okay, done.", "All right, that is done.", "Done!")
 _REFUSALS: tuple[str, ...] = (
     "Sorry, I have no tool for that.", "I cannot do that with the tools I have.",
     "I am sorry, none of my tools can do that.", "That is not something I can do here.",
@@ -42,6 +27,23 @@ _SYSTEMS: tuple[str, ...] = (
     "Use the tools when they help.", "You are an assistant. Call a function only if it fits the request.",
     "You are a friendly assistant. Answer briefly.", "Answer the user. Use tools if needed.",
 )  # fmt: skip
+_FOLLOW_UPS: tuple[str, ...] = (
+    "and {X}?", "what about {X}?", "how about {X}?", "now {X}", "and for {X}?", "same for {X}", "and {X} please",
+    "ok, and {X}?", "now the same with {X}", "make it {X}", "no, {X}", "{X} instead", "and then {X}?", "also {X}",
+)  # fmt: skip
+_JOINTS = (
+    " and ",
+    ", and ",
+    ". also, ",
+    ", then ",
+    " and also ",
+    "; ",
+    " and then ",
+    ". then ",
+    ", plus ",
+    ". after that, ",
+    " & ",
+)
 _THANKS = (
     "thanks",
     "thank you!",
@@ -61,25 +63,17 @@ _WELCOMES = (
 )
 
 
-@dataclass
-class Request:
-    """A request in words with the call that it asks for."""
-
-    text: str
-    call: Call
-    scope: Scope
-    fields: Scope
-
-
 def draw_schemas(rng: Random) -> Talk:
     """Any conversation of this kind."""
     chance = rng.random()
-    if chance < 0.56:
+    if chance < 0.54:
         return single(rng)
-    if chance < 0.72:
+    if chance < 0.70:
         return parallel(rng)
-    if chance < 0.86:
+    if chance < 0.80:
         return irrelevant(rng)
+    if chance < 0.86:
+        return near_miss(rng)
     if chance < 0.92:
         return missing(rng)
     return several_turns(rng)
@@ -89,10 +83,10 @@ def single(rng: Random) -> Talk:
     """One request, one call, its result and the answer."""
     tool = declare(rng.choice(templates()), rng)
     talk = _opened([tool], rng)
-    request = _request(tool, rng)
-    talk.user(request.text)
+    request = draw_request(tool, rng)
+    talk.user(surrounded(request.text, rng))
     talk.call(request.call)
-    talk.answer(_answer(tool, request, rng))
+    talk.answer(answer(tool, request, rng))
     if rng.random() < 0.06:
         talk.user(rng.choice(_THANKS))
         talk.answer(rng.choice(_WELCOMES))
@@ -100,71 +94,109 @@ def single(rng: Random) -> Talk:
 
 
 def several_turns(rng: Random) -> Talk:
-    """Two or three requests after one another, for the same tool or others that are declared."""
-    tools = [declare(t, rng) for t in rng.sample(templates(), 2)]
+    """Two or three requests: the same one with another value, the same tool, or another tool."""
+    tools = _declared(rng, 2)
     talk = _opened(tools, rng)
-    for _ in range(rng.choice((2, 2, 3))):
-        tool = rng.choice(tools)
-        request = _request(tool, rng)
+    tool, request = tools[0], draw_request(tools[0], rng)
+    for turn in range(rng.choice((2, 2, 3))):
+        if turn:
+            again = _again(tool, request, rng) if rng.random() < 0.5 else None
+            tool = tool if again else rng.choice(tools)
+            request = again or draw_request(tool, rng)
         talk.user(request.text)
         talk.call(request.call)
-        talk.answer(_answer(tool, request, rng))
+        talk.answer(answer(tool, request, rng))
     return talk
+
+
+def _again(tool: Declared, before: Request, rng: Random) -> Request | None:
+    """`And in Rome?`: the request before with one value changed; None if no value can vary."""
+    free = [
+        s
+        for s in before.values
+        if tool.kinds[s].kind in ("str", "int", "num") and s in before.written
+    ]
+    if not free:
+        return None
+    slot = rng.choice(free)
+    shown, value = fill(tool.kinds[slot], rng)
+    values, written = {**before.values, slot: value}, {**before.written, slot: shown}
+    text = typed(rng.choice(_FOLLOW_UPS).replace("{X}", shown), rng)
+    return _rebuilt(tool, text, values, written, rng)
+
+
+def _rebuilt(tool: Declared, text: str, values: dict, written: dict, rng: Random) -> Request:
+    fields, _ = result_of(tool.template, {**written, **values}, rng)
+    call = Call(tool.name, tool.arguments(values), result_text(fields, rng))
+    return Request(text, call, values, written, fields)
 
 
 def parallel(rng: Random) -> Talk:
     """Two or three calls in one turn: one tool with other values, or different tools."""
-    if rng.random() < 0.6:
-        return _parallel_same(rng)
-    tools = [declare(t, rng) for t in rng.sample(templates(), rng.choice((2, 2, 2, 3)))]
+    if rng.random() < 0.5:
+        return _parallel_listed(rng)
+    count = rng.choice((2, 2, 2, 3))
+    if rng.random() < 0.4:
+        # The same tool asked twice, with all its values different.
+        tools = [declare(rng.choice(templates()), rng)] * count
+        phrase = rng.choice(tools[0].template.phrases) if rng.random() < 0.5 else None
+    else:
+        tools = _declared(rng, count)
+        phrase = None
     talk = _opened(tools, rng)
-    requests = [_request(tool, rng, plain=True) for tool in tools]
-    joint = rng.choice((" and ", ", and ", ". also, ", ", then ", " and also ", "; ", " and then "))
-    talk.user(typed(joint.join(r.text.rstrip(".?! ") for r in requests), rng))
+    requests = [draw_request(tool, rng, phrase=phrase, framed=False) for tool in tools]
+    words = [request.text.rstrip(".?! ") for request in requests]
+    joint = rng.choice(_JOINTS)
+    text = words[0] + "".join(joint + word[:1].lower() + word[1:] for word in words[1:])
+    talk.user(surrounded(typed(text + rng.choice(("", ".", "?")), rng), rng))
     talk.call(*(request.call for request in requests))
-    talk.answer(" ".join(_answer(t, r, rng) for t, r in zip(tools, requests, strict=True)))
+    talk.answer(" ".join(answer(t, r, rng) for t, r in zip(tools, requests, strict=True)))
     return talk
 
 
-def _parallel_same(rng: Random) -> Talk:
-    """The same request with one value changed: `the weather in Oslo and in Rome`."""
+def _parallel_listed(rng: Random) -> Talk:
+    """The same request for a list of values: `the weather in Oslo and Rome`."""
     while True:
         template = rng.choice(templates())
-        varied = [
-            p
-            for p in template.parameters
-            if not p.optional and p.kind in ("str", "int", "num", "enum")
+        kinds = ("str", "enum", "int", "num") if template.domain == "knowledge" else ("str", "enum")
+        varied = [p for p in template.parameters if not p.optional and p.kind in kinds]
+        # Lists read well only where the value ends the phrase or stands between blanks.
+        pairs = [
+            (p, phrase)
+            for p in varied
+            for phrase in template.phrases
+            if re.search(r"(^| )\{" + p.names[0] + r"\}( |$|[?.<\[])", phrase[1])
         ]
-        phrases = [
-            x for x in template.phrases if varied and "{" + varied[-1].names[0] + "}" in x[1]
-        ]
-        if phrases:
+        if pairs:
             break
     tool = declare(template, rng)
-    slot = rng.choice([p for p in varied if any("{" + p.names[0] + "}" in x[1] for x in phrases)])
-    phrases = [x for x in phrases if "{" + slot.names[0] + "}" in x[1]]
-    values: list[tuple[str, object]] = []
-    while len(values) < rng.choice((2, 2, 2, 3)):
-        value = fill(slot, rng)
-        if value not in values:
-            values.append(value)
-        elif slot.kind == "enum":
-            break
-    shown = [value[0] for value in values]
-    listed = " and ".join(shown) if len(shown) < 3 else ", ".join(shown[:-1]) + " and " + shown[-1]
-    phrase = rng.choice(phrases)
-    base = _request(tool, rng, phrase=phrase, given={slot.names[0]: (listed, values[0][1])})
+    parameter, phrase = rng.choice(pairs)
+    slot = parameter.names[0]
+    drawn = dict(fill(parameter, rng) for _ in range(rng.choice((2, 2, 2, 3))))
+    while len(drawn) < 2:
+        drawn.update([fill(parameter, rng)])
+    listed = joined(list(drawn), rng)
+    base = draw_request(
+        tool, rng, phrase=phrase, given={slot: (listed, next(iter(drawn.values())))}
+    )
     talk = _opened([tool], rng)
-    talk.user(base.text)
-    key, calls, answers = tool.keys[slot.names[0]], [], []
-    for written, value in values:
-        scope = {**base.scope, slot.names[0]: written}
-        fields, _ = result_of(template, scope, rng)
-        call = Call(tool.name, {**base.call.arguments, key: value}, _result_text(fields, rng))
-        calls.append(call)
-        answers.append(_answer(tool, Request("", call, scope, fields), rng))
-    talk.call(*calls)
-    talk.answer(" ".join(answers))
+    talk.user(surrounded(base.text, rng))
+    requests = [
+        _rebuilt(tool, "", {**base.values, slot: value}, {**base.written, slot: shown}, rng)
+        for shown, value in drawn.items()
+    ]
+    talk.call(*(request.call for request in requests))
+    talk.answer(" ".join(answer(tool, request, rng) for request in requests))
+    return talk
+
+
+def near_miss(rng: Random) -> Talk:
+    """A remark about what a declared tool is for, which asks for nothing."""
+    name = rng.choice(tuple(NEAR_MISSES))
+    template = next(t for t in templates() if t.names[0] == name)
+    talk = _opened([declare(template, rng)], rng)
+    talk.user(typed(render(rng.choice(NEAR_MISSES[name]), {}, rng), rng))
+    talk.answer(rng.choice(REPLIES))
     return talk
 
 
@@ -177,7 +209,7 @@ def irrelevant(rng: Random) -> Talk:
     ]
     declared = [declare(t, rng) for t in others]
     talk = _opened(declared, rng, exclude=wanted, distractors=len(declared) < 2)
-    talk.user(_request(declare(wanted, rng), rng).text)
+    talk.user(draw_request(declare(wanted, rng), rng).text)
     known = rng.choice([spec["function"]["name"] for spec in talk.tools])
     talk.answer(render(rng.choice(_REFUSALS), {"known": known}, rng))
     return talk
@@ -190,19 +222,24 @@ def missing(rng: Random) -> Talk:
     request, question, reply = rng.choice(template.missing)
     talk = _opened([tool], rng)
     phrase = (">" if rng.random() < 0.5 else "!", request + "\n" + reply)
-    whole = _request(tool, rng, phrase=phrase)
+    whole = draw_request(tool, rng, phrase=phrase, framed=False)
     first, _, second = whole.text.partition("\n")
     talk.user(typed(first, rng))
-    talk.answer(render(question, dict(whole.scope), rng))
+    talk.answer(render(question, dict(whole.written), rng))
     talk.user(second.strip())
     talk.call(whole.call)
-    talk.answer(_answer(tool, whole, rng))
+    talk.answer(answer(tool, whole, rng))
     return talk
 
 
-def request_text(template: Template, rng: Random) -> str:
-    """Only the words of a request for a tool."""
-    return _request(declare(template, rng), rng).text
+def _declared(rng: Random, count: int) -> list[Declared]:
+    """Tools of different purposes with different names."""
+    while True:
+        drawn = rng.sample(templates(), count)
+        tools = [declare(template, rng) for template in drawn]
+        apart = not any(alike(a, b) for a in drawn for b in drawn if a is not b)
+        if apart and len({tool.name for tool in tools}) == count:
+            return tools
 
 
 def _opened(
@@ -211,7 +248,7 @@ def _opened(
     """A talk that declares the tools among distractors, with or without a system message."""
     taken = [tool.template for tool in tools] + ([exclude] if exclude else [])
     names = {tool.name for tool in tools}
-    specs = [tool.spec for tool in tools]
+    specs = list({tool.name: tool.spec for tool in tools}.values())
     wanted = rng.choice((0, 0, 1, 1, 1, 2, 2, 3)) if distractors else 0
     near = [t for t in templates() if t.domain == taken[0].domain]
     for _ in range(wanted):
@@ -228,71 +265,3 @@ def _opened(
     if rng.random() < 0.07:
         talk.system(rng.choice(_SYSTEMS))
     return talk
-
-
-def _request(
-    tool: Declared,
-    rng: Random,
-    phrase: tuple[str, str] | None = None,
-    given: dict[str, tuple[str, object]] | None = None,
-    plain: bool = False,
-) -> Request:
-    """Words and call; `given` fixes some slots, `plain` leaves out the frame around a phrase."""
-    mark, body = phrase or rng.choice(tool.template.phrases)
-    filled = dict(given or {})
-    for name, parameter in tool.kinds.items():
-        if name not in filled and parameter.kind != "bool" and "{" + name + "}" in body:
-            filled[name] = _distinct(parameter, filled, rng)
-    scope: Scope = {name: written for name, (written, _) in filled.items()}
-    marker = {name: f"\x00{name}\x00" for name in scope}
-    traced: Scope = dict(marker)
-    text = render(body, traced, rng)
-    arguments: dict[str, object] = {}
-    for name, parameter in tool.kinds.items():
-        if name in marker and marker[name] in text:
-            arguments[tool.keys[name]] = filled[name][1]
-            text = text.replace(marker[name], str(scope[name]))
-        elif traced.get(name) not in (None, marker.get(name)):
-            implied = str(traced[name])
-            arguments[tool.keys[name]] = {"true": True, "false": False}.get(implied, implied)
-            scope[name] = implied
-    order = list(tool.spec["function"]["parameters"]["properties"])
-    arguments = {key: arguments[key] for key in order if key in arguments}
-    if (not plain and phrase is None) or (given and mark != ">"):
-        frames = {"!": IMPERATIVE, "~": NOUN, ">": ("{X}",)}[mark]
-        text = render(rng.choice(frames), {"X": text}, rng)
-    elif mark == "~":
-        text = rng.choice(("tell me ", "show me ", "give me ", "find ", "I need ")) + text
-    if "\n" not in text:
-        text = typed(text, rng)
-    fields, _ = result_of(tool.template, scope, rng)
-    return Request(text, Call(tool.name, arguments, _result_text(fields, rng)), scope, fields)
-
-
-def _distinct(parameter, filled: dict, rng: Random) -> tuple[str, object]:
-    taken = {written for written, _ in filled.values()}
-    for _ in range(6):
-        value = fill(parameter, rng)
-        if value[0] not in taken:
-            return value
-    return value
-
-
-def _result_text(fields: Scope, rng: Random) -> str:
-    if not fields:
-        return rng.choice(('{"status": "ok"}', "ok", "done", '{"success": true}'))
-    if len(fields) == 1 and rng.random() < 0.3:
-        return str(next(iter(fields.values())))
-    if rng.random() < 0.12:
-        return ", ".join(f"{key}: {value}" for key, value in fields.items())
-    return json.dumps(fields, ensure_ascii=False)
-
-
-def _answer(tool: Declared, request: Request, rng: Random) -> str:
-    """An answer template whose slots are all known."""
-    known = {**request.scope, **request.fields}
-    fitting = [a for a in tool.template.answers if slots(a) <= set(known)]
-    if not fitting:
-        return rng.choice(_CLOSERS)
-    text = render(rng.choice(fitting), known, rng)
-    return text if text[-1] in '.!?"' else text + "."

@@ -8,8 +8,9 @@ from k2mlx.synth.catalogue import templates
 from k2mlx.synth.chat import converse
 from k2mlx.synth.declare import declare
 from k2mlx.synth.facts import fact
+from k2mlx.synth.near_misses import REPLIES
 from k2mlx.synth.phrasing import render, typed
-from k2mlx.synth.schemas import request_text
+from k2mlx.synth.requests import draw_request
 from k2mlx.synth.single_turn import opened
 from k2mlx.synth.talk import Talk
 from k2mlx.synth.toolbox import Toolbox
@@ -26,11 +27,6 @@ _STATEMENTS: tuple[str, ...] = (
     "my uncle in {city} is {n:40..90}", "the answer was {n:2..999}, I solved it myself", "I got {n:2..30} right answers",
     "I counted {n:20..900} stars", "my fever is {n:37..40} degrees", "the pool is {n:2..4} meters deep",
     "dinner for {n:2..9} at {h:6..9} is booked already", "I wake up at {h:5..9} and drink {n:2..5} coffees",
-)  # fmt: skip
-_REPLIES: tuple[str, ...] = (
-    "I see.", "All right.", "That's interesting. Tell me more.", "Good to know.", "Okay! Is there anything I can do?",
-    "Thank you for telling me.", "Oh, really?", "I understand.", "That sounds interesting.", "How nice to hear from you.",
-    "Okay, just tell me if you need something.", "I hope you are well.", "Good.", "I believe you.",
 )  # fmt: skip
 _CANNOT: tuple[str, ...] = (
     "Sorry, I cannot do that. I have only [a calculator, a clock and a unit converter|tools for sums, times and units].",
@@ -57,7 +53,7 @@ def small_talk(rng: Random) -> Talk:
         converse(talk, rng.choice((1, 1, 1, 2, 3)), rng, files=("numbers",))
     elif chance < 0.52:
         talk.user(typed(render(rng.choice(_STATEMENTS), {}, rng), rng))
-        talk.answer(rng.choice(_REPLIES))
+        talk.answer(rng.choice(REPLIES))
     elif chance < 0.60:
         question, answered = fact(rng)
         talk.user(typed(question, rng))
@@ -73,7 +69,7 @@ def beyond_tools(talk: Talk, rng: Random) -> None:
     """The user asks for something that needs a tool which is not there."""
     talk.tools = Toolbox(rng).specs()
     template = rng.choice([t for t in templates() if t.names[0] not in _SERVED])
-    talk.user(request_text(template, rng))
+    talk.user(draw_request(declare(template, rng), rng).text)
     talk.answer(render(rng.choice(_CANNOT), {}, rng))
 
 
