@@ -47,16 +47,19 @@ class Template:
 @lru_cache(maxsize=1)
 def templates() -> tuple[Template, ...]:
     """Every tool of the universe."""
-    found = []
+    found: list[Template] = []
     for path in sorted(FOLDER.glob("*.txt")):
         for line in path.read_text(encoding="utf-8").splitlines():
             if not line.strip() or line.startswith("#"):
                 continue
             mark, rest = line[0], line[1:].strip()
-            if mark == "@":
-                found.append(Template(path.stem, tuple(rest.split())))
+            if mark == "@" and rest.startswith("+"):
+                tool = next(t for t in found if t.names[0] == rest[1:].strip())
+            elif mark == "@":
+                tool = Template(path.stem, tuple(rest.split()))
+                found.append(tool)
             else:
-                _read(found[-1], mark, rest)
+                _read(tool, mark, rest)
     return tuple(found)
 
 

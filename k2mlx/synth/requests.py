@@ -98,7 +98,8 @@ def surrounded(text: str, rng: Random) -> str:
     """Sometimes a sentence before or after the request that asks for nothing."""
     chance = rng.random()
     if chance < 0.07:
-        return f"{render(rng.choice(_BEFORE), {}, rng)} {text[:1].upper()}{text[1:]}"
+        # The request keeps its case: values are copied from it.
+        return f"{render(rng.choice(_BEFORE), {}, rng)} {text}"
     if chance < 0.10 and text[-1] in ".?!":
         return f"{text} {rng.choice(_AFTER)}"
     return text

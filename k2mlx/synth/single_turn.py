@@ -6,6 +6,7 @@ from k2mlx.synth import arithmetic, clock, units
 from k2mlx.synth.catalogue import templates
 from k2mlx.synth.declare import declare
 from k2mlx.synth.phrasing import render, typed
+from k2mlx.synth.requests import surrounded
 from k2mlx.synth.talk import Call, Talk
 from k2mlx.synth.toolbox import Toolbox
 
@@ -23,7 +24,7 @@ def calculator(rng: Random) -> Talk:
     total = arithmetic.draw_sum(rng)
     talk = opened(box, "calculator")
     call = box.run("calculator", expression=total.expression)
-    talk.user(total.question)
+    talk.user(surrounded(total.question, rng))
     talk.call(call)
     talk.answer(arithmetic.answer(total, call.result, rng))
     return talk
@@ -41,7 +42,7 @@ def clock_talk(rng: Random) -> Talk:
     else:
         place = clock.invented_place(rng) if rng.random() < 0.02 else clock.draw_place(rng)
         asked, dated = clock.question(place, rng)
-        talk.user(asked)
+        talk.user(surrounded(asked, rng))
     call = box.run("clock", place=place)
     talk.call(call)
     talk.answer(clock.answer(place, call.result, dated, rng))
@@ -56,7 +57,7 @@ def units_talk(rng: Random) -> Talk:
         kind, (start, goal) = "any", units.mismatched(rng)
     else:
         kind, start, goal = units.draw_units(rng)
-    talk.user(units.question(kind, shown, start, goal, rng))
+    talk.user(surrounded(units.question(kind, shown, start, goal, rng), rng))
     call = convert(box, value, start, goal)
     talk.call(call)
     talk.answer(units.answer(shown, start, goal, call.result, rng))

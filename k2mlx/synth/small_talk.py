@@ -44,6 +44,13 @@ _SERVED = {
     "find_recipe", "animal_info", "planet_info", "quiz_question", "count_words", "reverse_text",
 }  # fmt: skip
 
+# Catalogue tools that would have something to say to small talk ("tell me a joke").
+_CHATTY = {
+    "get_weather", "get_forecast", "search_news", "web_search", "tell_joke", "define_word", "get_synonyms", "get_quote",
+    "country_info", "get_stock_price", "search_movies", "movie_info", "find_recipe", "recipes_by_ingredients",
+    "play_music", "translate", "get_podcast", "attractions", "get_nutrition", "world_clock", "find_restaurants",
+}  # fmt: skip
+
 
 def small_talk(rng: Random) -> Talk:
     """A conversation with tools declared in which none is called."""
@@ -76,5 +83,6 @@ def beyond_tools(talk: Talk, rng: Random) -> None:
 def _with_tools(rng: Random) -> Talk:
     if rng.random() < 0.72:
         return opened(Toolbox(rng))
-    count = rng.randint(1, 4)
-    return Talk(tools=[declare(template, rng).spec for template in rng.sample(templates(), count)])
+    idle = [t for t in templates() if t.names[0] not in _CHATTY and t.domain != "knowledge"]
+    specs = [declare(template, rng).spec for template in rng.sample(idle, rng.randint(1, 4))]
+    return Talk(tools=list({spec["function"]["name"]: spec for spec in specs}.values()))
