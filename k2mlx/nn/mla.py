@@ -94,15 +94,9 @@ class MLA(nn.Module):
         as `plain`."""
         w_uk, w_uv = self._head_matrices()
         q = mx.concatenate([self._by_head(q_nope, w_uk, transpose=False), q_rope], axis=-1)
-        k, rank = rows[:, None], self.config.kv_lora_rank
-        if q.shape[2] == 1:
-            # The heads of one token as the rows of one query: the cache is read once for all, and
-            # taking k as values too, its rope part to be dropped, saves copying c out of it.
-            q = q.transpose(0, 2, 1, 3)
-            latent = mx.fast.scaled_dot_product_attention(q, k, k, scale=self.scale)
-            latent = latent[..., :rank].transpose(0, 2, 1, 3)
-        else:
-            latent = attention(q, k, k[..., :rank], self.scale, segments)
+        k = rows[:, None]
+        # The values are c, and with them k_rope, to be dropped: less work than copying c out of k.
+        latent = attention(q, k, k, self.scale, segments)[..., : self.config.kv_lora_rank]
         return self._by_head(latent, w_uv, transpose=True)
 
     def _head_matrices(self) -> tuple[list[mx.array], list[mx.array]]:
