@@ -1,7 +1,7 @@
 """Write conversations that use tools, for training.
 
-Every call of the calculator, the clock and the unit converter is run, so results are real; calls and
-wordings that are held out for evaluation are left out. The same seed writes the same file.
+Every call of the calculator, the clock and the unit converter is run, so results are real. Calls
+and wordings that are held out for evaluation are left out. The same seed writes the same file.
 
 Example: k2mlx synth tools --count 1000 --seed 7 --out tools.jsonl
 """

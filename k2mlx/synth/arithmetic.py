@@ -1,7 +1,8 @@
 """Calculator questions: from a bare `12*7` to word problems, each with the expression it means.
 
-An operand has 1 to 7 digits, each length as likely as another, so that copying digits is learnt apart from
-their number. The expression is always written one way: operands as plain digits, one blank around an operator.
+An operand has 1 to 7 digits, each length as likely as another, so that copying digits is learnt
+apart from their number. The expression is always written one way: operands as plain digits, one
+blank around an operator.
 """
 
 from dataclasses import dataclass

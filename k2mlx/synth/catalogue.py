@@ -2,12 +2,12 @@
 
 @ names          function names, synonyms separated by blanks; each block is one tool
 : descriptions   separated by |
-- names kind : descriptions     one parameter; names separated by |, a ? after the names = optional.
-               The first name is the slot's name in the phrases. Kinds: str LIST, strs LIST (an array),
-               int lo..hi, num lo..hi (sometimes with decimals), num_m (always), ints, nums (arrays),
+- names kind : descriptions     one parameter; names separated by |, a ? after them = optional.
+               The first name is its slot in the phrases. Kinds: str LIST, strs LIST (an array),
+               int lo..hi, num lo..hi (sometimes decimal), num_m (always), ints, nums (arrays),
                bool (set by {=name:true}), enum a,b,c, enum_int 1,2,3
 > phrase         a whole request       ! phrase   an imperative      ~ phrase   a noun phrase
-? request / question / reply           a required value is missing, the assistant asks, the user answers
+? request / question / reply           a required value is missing, so the assistant asks
 = key kind ; key kind                  the result: a word list, lo..hi, 'literal or $slot
 < answer | answer                      what is said after the result
 """
@@ -85,7 +85,7 @@ def _read(tool: Template, mark: str, rest: str) -> None:
 
 def _parameter(rest: str) -> Parameter:
     head, _, described = rest.partition(" : ")
-    names, kind, values = (head.split(None, 2) + [""])[:3]
+    names, kind, values = [*head.split(None, 2), ""][:3]
     optional = names.endswith("?")
     return Parameter(
         tuple(names.rstrip("?").split("|")), kind, values, optional, _split(described, "|")

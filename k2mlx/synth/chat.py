@@ -1,4 +1,4 @@
-"""Simple chat in modern English, two to four turns that hang together. Phrases stand in `chats/*.txt`:
+"""Simple chat in modern English, turns that hang together. Phrases stand in `chats/*.txt`:
 
     > utterance | utterance       what the user may say
     < answer | answer             what the assistant may answer

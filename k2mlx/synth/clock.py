@@ -107,7 +107,9 @@ def answer(place: str, result: str, dated: bool, rng: Random) -> str:
     """A short answer from the clock's text: `14:05 on Sunday 22 November 2026 in Tokyo (UTC+09:00)`."""
     if result.startswith("Error"):
         return rng.choice(_UNKNOWN).replace("{p}", place)
-    time, date = re.match(r"(\S+) on (\w+ \d+ \w+ \d+) in ", result).groups()
+    told = re.match(r"(\S+) on (\w+ \d+ \w+ \d+) in ", result)
+    assert told, f"the clock said {result!r}"
+    time, date = told.groups()
     scope = {"p": place, "time": time, "date": date, "day": date.split()[0]}
     return render(rng.choice(_DATE_ANSWERS if dated else _TIME_ANSWERS), scope, rng)
 

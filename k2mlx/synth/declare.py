@@ -1,5 +1,7 @@
 """One tool of the catalogue as a conversation sees it: renamed, described and typed in a way of its own."""
 
+# ruff: noqa: E501  (a list of names reads best in long lines)
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random

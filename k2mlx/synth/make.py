@@ -1,4 +1,4 @@
-"""Draws all kinds of conversation, drops what is held out and what came before, and writes JSONL."""
+"""Draws all kinds of conversation, drops what is held out or a repetition, and writes JSONL."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -31,7 +31,8 @@ def records(
 ) -> Iterator[dict]:
     """`count` different conversations of one kind; fewer only if the generator runs dry.
 
-    `held_out_text` says which user turns no training conversation may contain; calls are checked here.
+    `held_out_text` says which user turns no training conversation may contain; held-out calls are
+    known here.
     """
     rng = Random(f"{kind} {seed}")
     generate = KINDS[kind][0]

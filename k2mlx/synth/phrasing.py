@@ -1,13 +1,13 @@
 """The grammar that the phrase tables are written in.
 
     [a|b|]      one of the alternatives, each as likely as the other (the last one here is empty)
-    {slot}      a value of the scope; drawn from the word list of that name (digits at the end stripped) if absent
+    {slot}      a value of the scope; if absent, drawn from the word list of that name (less digits)
     {slot:kind} the same, drawn from the word list `kind`; `{n:3..12}` draws an integer
     {=slot:v}   nothing is written, but the scope gets slot = v (what the wording implies)
     <...>       an optional part, kept half of the time
 
-A table is any list of such templates; `render` turns one into text and leaves the drawn values in the scope,
-so that the answer can use what the question said.
+A table is any list of such templates; `render` turns one into text and leaves the drawn values in
+the scope, so that the answer can use what the question said.
 """
 
 import re
@@ -17,7 +17,7 @@ from random import Random
 from k2mlx.synth.words import draw
 
 Scope = dict[str, object]
-# A parsed template: text, ("slot", name, kind), ("set", name, value), ("one", branches) or ("maybe", nodes).
+# Text, ("slot", name, kind), ("set", name, value), ("one", branches) or ("maybe", nodes).
 Node = str | tuple
 
 KEEP_OPTIONAL = 0.5
@@ -37,13 +37,13 @@ def slots(template: str) -> set[str]:
 
 
 def sentence(text: str) -> str:
-    """Mend what filling in leaves: articles, double blanks, and a capital at the start of each sentence."""
+    """Mend what filling in leaves: articles, double blanks, capitals that start sentences."""
     text = _articles(text)
     return re.sub(r"(^|[.!?] )([a-z])", lambda m: m[1] + m[2].upper(), text)
 
 
 def typed(text: str, rng: Random) -> str:
-    """A user's hand: mostly neat, sometimes without capital or full stop, rarely with too many marks.
+    """A user's hand: mostly neat, sometimes without capital or full stop, rarely with more.
 
     Never touches anything inside the text, so that values can be copied from it.
     """

@@ -1,5 +1,7 @@
 """Which tools of the catalogue could serve the same request, so that one is no distractor of the other."""
 
+# ruff: noqa: E501  (a list of names reads best in long lines)
+
 from k2mlx.synth.catalogue import Template
 
 

@@ -1,5 +1,7 @@
 """One question for one of the three tools: question, call, result, answer."""
 
+# ruff: noqa: E501  (a list of names reads best in long lines)
+
 from random import Random
 
 from k2mlx.synth import arithmetic, clock, units

@@ -18,7 +18,7 @@ class Call:
 
 @dataclass
 class Talk:
-    """A conversation being written; `tools` are OpenAI specs, in the order in which they are declared."""
+    """A conversation being written; `tools` are OpenAI specs in the order of declaration."""
 
     tools: list[dict] = field(default_factory=list)
     messages: list[dict] = field(default_factory=list)

@@ -12,7 +12,7 @@ _YEARS_IN_MINUTES = 8 * 365 * 24 * 60
 
 
 class Toolbox:
-    """Runs the tools; its clock shows a time drawn from `rng`, the same for a whole conversation."""
+    """Runs the tools; its clock shows one time, drawn from `rng`, for a whole conversation."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
