@@ -56,13 +56,13 @@ class MLA(nn.Module):
         q_BHLD = q.reshape(B, L, self.config.num_attention_heads, -1).transpose(0, 2, 1, 3)
         q_nope, q_rope = mx.split(q_BHLD, [self.config.qk_nope_head_dim], axis=-1)
         c, k_rope = mx.split(self.kv_a_proj_with_mqa(x), [self.config.kv_lora_rank], axis=-1)
-        rows = mx.concatenate(
-            [self.kv_a_layernorm(c), self._rope(k_rope[:, None], offset)[:, 0]], axis=-1
-        )
+        # The key that all heads share turns with the queries, as one head more.
+        turned = self._rope(mx.concatenate([q_rope, k_rope[:, None]], axis=1), offset)
+        rows = mx.concatenate([self.kv_a_layernorm(c), turned[:, -1]], axis=-1)
         if cache is not None:
             rows = cache.append(rows)
         attend = self.absorbed if self.absorbed_is_cheaper(L, rows.shape[1]) else self.plain
-        out_BHLV = attend(q_nope, self._rope(q_rope, offset), rows, segments)
+        out_BHLV = attend(q_nope, turned[:, :-1], rows, segments)
         return self.o_proj(out_BHLV.transpose(0, 2, 1, 3).reshape(B, L, -1))
 
     def absorbed_is_cheaper(self, new: int, total: int) -> bool:
