@@ -34,6 +34,15 @@ _TIME_QUESTIONS: tuple[str, ...] = (
     "what time is it over in {p}?", "what time is it at present in {p}?", "got the time for {p}?",
     "how late is it for people in {p}?", "are the shops [still |already |]open in {p} at this hour?",
     "we are in {p}. what time is it?", "I live in {p}. what time is it [here|now]?",
+    "what's it like time-wise in {p}?", "let me know the time in {p}", "find out what time it is in {p}", "get the time for {p}",
+    "I wonder what time it is in {p}", "what time should I expect in {p} now?", "my flight lands in {p}. what's the time there?",
+    "my parents are in {p}. how late is it for them?", "someone from {p} called me. what time is it there?", "{p}: what time is it?",
+    "{p}, what's the time?", "need the time in {p} [asap|now|please]", "what does my watch need to show in {p}?", "when is now in {p}?",
+    "how early is it in {p}?", "has the day begun in {p}?", "is the sun up in {p}?", "is it past midnight in {p}?", "is it lunch time in {p}?",
+    "is it time for breakfast in {p}?", "would I wake up my {relative} in {p} now?", "can I phone {p} at this hour?", "are banks open in {p} now?",
+    "what is the hour in {p}?", "the time in {p}?", "the time in {p}, please", "I forgot the time in {p}", "how do the clocks stand in {p}?",
+    "tell me how late it is in {p}", "clock for {p}", "clock {p}", "check {p} time", "show {p} time", "do they have night in {p} now?",
+    "what time is shown in {p}?", "[please |]read me the clock of {p}", "I'm meeting someone online from {p}. what time do they have?",
 )  # fmt: skip
 _DATE_QUESTIONS: tuple[str, ...] = (
     "what is [the|today's] date in {p}?", "what day is it in {p}[| today| now]?",
@@ -44,6 +53,9 @@ _DATE_QUESTIONS: tuple[str, ...] = (
     "is it [Sunday|Monday|Friday|Saturday] in {p}[| already| yet| now]?", "which month is it in {p}?",
     "what day and time is it in {p}?", "can you give me the date in {p}?", "today's date in {p}",
     "what year is it in {p}?", "I need [the date|today's date|the day] in {p}",
+    "what's today in {p}?", "{p}: which date is it?", "give me today's date for {p}", "is it a working day in {p}?", "do they have {weekday} in {p}?",
+    "which weekday is it in {p} now?", "did the new day start in {p}?", "is {p} a day ahead?", "I need day and time in {p}", "tell me today's date in {p}",
+    "can you check the date in {p}?", "what month do they have in {p}?", "what calendar day is it in {p}?", "has {weekday} begun in {p}?",
 )  # fmt: skip
 _TIME_ANSWERS: tuple[str, ...] = (
     "It is {time} in {p}.", "It is {time} on {date} in {p}.", "It's {time} in {p}.", "In {p} it is {time}.",

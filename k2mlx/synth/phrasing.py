@@ -54,7 +54,9 @@ def typed(text: str, rng: Random) -> str:
     if chance < 0.85:
         return text
     if chance < 0.97:
-        return text.rstrip("?.!") if chance < 0.92 else text[:1].upper() + text[1:].rstrip("?.!")
+        # The dot of `Washington D.C.` stays.
+        text = re.sub(r"(?<!\.\w)[?.!]$", "", text)
+        return text if chance < 0.92 else text[:1].upper() + text[1:]
     return text + rng.choice(["?", "!", " :)", "..", " pls", " thx"])
 
 

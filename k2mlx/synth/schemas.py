@@ -176,6 +176,8 @@ def _parallel_listed(rng: Random) -> Talk:
     while len(drawn) < 2:
         drawn.update([fill(parameter, rng)])
     listed = joined(list(drawn), rng)
+    if len(drawn) == 2 and rng.random() < 0.1:
+        listed = f"both {listed}"
     base = draw_request(
         tool, rng, phrase=phrase, given={slot: (listed, next(iter(drawn.values())))}
     )

@@ -118,6 +118,15 @@ _QUESTIONS: tuple[str, ...] = (
     "could you tell me what {v} {a} would be in {b}?", "can you put {v} {a} into {b}?",
     "quick conversion: {v} {a} to {b}", "unit conversion: {v} {a} to {b}", "conversion of {v} {a} to {b}",
     "I am used to {b}. how much is {v} {a}?", "[my friend|my boss|the sign|the label] says {v} {a}. what is that in {b}?",
+    "what do {v} {a} make in {b}?", "what do I write for {v} {a} in {b}?", "find {v} {a} in {b}", "get me {v} {a} in {b}", "let me have {v} {a} in {b}",
+    "I am looking for {v} {a} in {b}", "what figure in {b} is {v} {a}?", "how would {v} {a} look in {b}?", "what's that in {b}: {v} {a}?",
+    "from {a} to {b}: {v}", "{v} from {a} to {b}", "{a} to {b}: {v} {a}", "we have {v} {a}, but I need {b}", "the plan says {v} {a}, but we measure in {b}",
+    "my ruler has only {b}. what is {v} {a}?", "I know it is {v} {a}. and in {b}?", "please give {v} {a} in {b}", "please change {v} {a} to {b}",
+    "could I get {v} {a} in {b}?", "can I have {v} {a} in {b}?", "how many {b} would {v} {a} be?", "how many {b} will {v} {a} give?",
+    "how many {b} does {v} {a} make?", "how many {b} equal {v} {a}?", "is {v} {a} a lot in {b}?", "you know {v} {a}? what is it in {b}?",
+    "help me convert {v} {a} to {b}", "help, what is {v} {a} in {b}?", "I must turn {v} {a} into {b}", "translate {v} {a} into {b}",
+    "my {relative} asks what {v} {a} is in {b}", "do the conversion of {v} {a} to {b}", "use the converter: {v} {a} to {b}", "make {b} out of {v} {a}",
+    "{v} {a}, how many {b}?", "{v} {a} -> {b}", "{v} {a} => {b}", "{v} {a} ({b}?)", "{v} {a} in {b} is what?", "{v} {a} are what in {b}?",
 )  # fmt: skip
 _BY_KIND: dict[str, tuple[str, ...]] = {
     "length": (
