@@ -69,6 +69,7 @@ def _expand_kv_b(weights: dict[str, mx.array], config: ModelConfig) -> dict[str,
         if name.endswith("kv_b_proj.scales"):
             parts = [out.pop(stem + part) for part in ("weight", "scales", "biases")]
             spec = _spec(config, stem)
+            assert spec is not None
             out[stem + "weight"] = mx.dequantize(*parts, group_size=spec.group_size, bits=spec.bits)
     return out
 

@@ -115,7 +115,8 @@ def main() -> None:
         run, about = {"k2mlx": ours, "mlx-lm": theirs}[sys.argv[1]](json.loads(sys.argv[2]))
         answer(about)
         for line in sys.stdin:
-            answer(run(**json.loads(line)))
+            question = json.loads(line)
+            answer(run(question["tokens"], question["count"]))
     except Exception as error:
         answer({"error": f"{type(error).__name__}: {error}"})
 

@@ -257,6 +257,8 @@ class _Worker:
 
     def _begin(self, job: Job) -> Sequence:
         """The request's state before its first step, on the last one's cache where that fits."""
+        assert self._model is not None
+        assert self._ready is not None
         mx.reset_peak_memory()
         self._began = time.perf_counter()
         cache, cached = self._slot.take(job.prompt) if self._slot else (None, 0)
@@ -333,11 +335,11 @@ def _end_all() -> None:
 
 
 def _describe(loaded: Loaded) -> Ready:
-    config = loaded.config
+    config, model = loaded.config, loaded.model
     info = EngineInfo(
         name=loaded.path.name,
         parameters=count_parameters(config),
-        bytes=sum(value.nbytes for _, value in tree_flatten(loaded.model.parameters())),
+        bytes=sum(value.nbytes for value in dict(tree_flatten(model.parameters())).values()),
         context=config.max_position_embeddings,
         device=str(mx.default_device().type).removeprefix("DeviceType."),
     )

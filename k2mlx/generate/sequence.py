@@ -73,7 +73,8 @@ class Sequence:
         # turns out to end the answer, the step was for nothing: cheaper than idling every time.
         produced = len(self.tokens) - self._prompt + 1
         self._ahead = self._launch(current) if produced < self._limit else None
-        token = int(current.item())
+        token = current.item()
+        assert isinstance(token, int)
         self.tokens.append(token)
         return token
 
