@@ -16,8 +16,9 @@ from typing import Any
 
 from k2mlx.chat import Text
 from k2mlx.generate.chat import ChatStream, stream_chat
-from k2mlx.generate.engine import Engine, EngineInfo
+from k2mlx.generate.engine import Engine
 from k2mlx.generate.generation import Generation, Stats
+from k2mlx.generate.info import EngineInfo
 from k2mlx.generate.sampling import Sampling
 from k2mlx.load import load
 

@@ -12,46 +12,22 @@ import weakref
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
-from k2mlx.chat import stop_ids
 from k2mlx.config import ModelConfig
 from k2mlx.errors import K2Error, RequestError
 from k2mlx.generate import thread
 from k2mlx.generate.generation import Channel, FinishReason, Generation, Stats
+from k2mlx.generate.info import EngineInfo, Ready, describe
 from k2mlx.generate.prefix import PrefixSlot
 from k2mlx.generate.sampling import Sampling
 from k2mlx.generate.sequence import Sequence
 from k2mlx.load import Loaded
 from k2mlx.model import Model
 from k2mlx.tokenizer import Tokenizer
-from k2mlx.weights.names import count_parameters
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """What is loaded. Units: `parameters` counts weights as trained (packed codes unpacked)."""
-
-    name: str
-    parameters: int
-    bytes: int
-    context: int
-    device: str
-
-
-class Ready(NamedTuple):
-    """What the engine's thread offers the others once the model is there."""
-
-    info: EngineInfo
-    config: ModelConfig
-    tokenizer: Tokenizer
-    vocabulary: int
-    ends: frozenset[int]
 
 
 @dataclass
@@ -211,7 +187,7 @@ class _Worker:
         self.ident = threading.get_ident()
         try:
             loaded = self._load()
-            self._model, self._ready = loaded.model, _describe(loaded)
+            self._model, self._ready = loaded.model, describe(loaded)
             del loaded
         except BaseException as error:
             self._error = error
@@ -332,19 +308,3 @@ def _end_all() -> None:
         worker.ended.wait(10.0)
     if workers:
         time.sleep(0.002)  # the threads get from telling us to waiting for their next task
-
-
-def _describe(loaded: Loaded) -> Ready:
-    config, model = loaded.config, loaded.model
-    info = EngineInfo(
-        name=loaded.path.name,
-        parameters=count_parameters(config),
-        bytes=sum(value.nbytes for value in dict(tree_flatten(model.parameters())).values()),
-        context=config.max_position_embeddings,
-        device=str(mx.default_device().type).removeprefix("DeviceType."),
-    )
-    # K2-Instruct's original config names only [EOS]; its turns end with <|im_end|>.
-    ends = stop_ids(loaded.tokenizer).union(config.eos_token_id)
-    # A model's vocabulary may be padded; ids that the tokenizer lacks must not be sampled.
-    vocabulary = min(loaded.tokenizer.vocab_size, config.vocab_size)
-    return Ready(info, config, loaded.tokenizer, vocabulary, ends)

@@ -1,0 +1,51 @@
+"""What an engine's thread tells the others about the model that it has loaded."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from k2mlx.chat import stop_ids
+from k2mlx.config import ModelConfig
+from k2mlx.load import Loaded
+from k2mlx.tokenizer import Tokenizer
+from k2mlx.weights.names import count_parameters
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What is loaded. Units: `parameters` counts weights as trained (packed codes unpacked)."""
+
+    name: str
+    parameters: int
+    bytes: int
+    context: int
+    device: str
+
+
+class Ready(NamedTuple):
+    """What the engine's thread offers the others once the model is there."""
+
+    info: EngineInfo
+    config: ModelConfig
+    tokenizer: Tokenizer
+    vocabulary: int
+    ends: frozenset[int]
+
+
+def describe(loaded: Loaded) -> Ready:
+    """Called on the engine's thread."""
+    config, model = loaded.config, loaded.model
+    info = EngineInfo(
+        name=loaded.path.name,
+        parameters=count_parameters(config),
+        bytes=sum(value.nbytes for value in dict(tree_flatten(model.parameters())).values()),
+        context=config.max_position_embeddings,
+        device=str(mx.default_device().type).removeprefix("DeviceType."),
+    )
+    # K2-Instruct's original config names only [EOS]; its turns end with <|im_end|>.
+    ends = stop_ids(loaded.tokenizer).union(config.eos_token_id)
+    # A model's vocabulary may be padded; ids that the tokenizer lacks must not be sampled.
+    vocabulary = min(loaded.tokenizer.vocab_size, config.vocab_size)
+    return Ready(info, config, loaded.tokenizer, vocabulary, ends)
