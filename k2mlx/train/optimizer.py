@@ -17,12 +17,14 @@ import mlx.core as mx
 from .muon import orthogonalize
 
 Arrays = dict[str, mx.array]
+ROUTER = ".mlp.gate."
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """`kind` "adamw" uses AdamW for everything, as a control. `adam_scale`: AdamW's learning rate
-    as a multiple of Muon's. `clip`: largest norm of the whole gradient."""
+    as a multiple of Muon's, `router_scale` the routers': they must move slower than the correction
+    biases can follow, or one expert gets every token. `clip`: largest norm of the whole gradient."""
 
     kind: str = "muon"
     momentum: float = 0.95
@@ -33,6 +35,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     clip: float = 1.0
     adam_scale: float = 1.0
+    router_scale: float = 1.0
 
 
 def uses_muon(config: OptimizerConfig, name: str, value: mx.array) -> bool:
@@ -79,7 +82,7 @@ def apply_gradients(
     new_params = {}
     for name, value in params.items():
         if name in muon:
-            rate, update = lr, updates[name]
+            rate, update = lr * config.router_scale if ROUTER in name else lr, updates[name]
         else:
             rate, update = adam_lr, _adam(config, name, grads[name], state, new_state, step)
         new_params[name] = value * (1 - rate * config.weight_decay) - rate * update
