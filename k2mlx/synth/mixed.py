@@ -7,6 +7,7 @@ from random import Random
 from k2mlx.synth import arithmetic, clock, units
 from k2mlx.synth.chat import converse
 from k2mlx.synth.phrasing import Scope, joined, render, sentence, typed
+from k2mlx.synth.requests import surrounded
 from k2mlx.synth.single_turn import convert, foreign, opened
 from k2mlx.synth.talk import Call, Talk
 from k2mlx.synth.toolbox import NAMES, Toolbox
@@ -95,7 +96,7 @@ def mixed(rng: Random) -> Talk:
         rng.choice((_sum_and_more, _sum_and_more, _place_and_more, _units_and_more))(talk, box)
     else:
         for _ in range(rng.choice((2, 2, 3))):
-            _one(talk, box)
+            ask_one(talk, box)
             if rng.random() < 0.3:
                 converse(talk, 1, rng, files=rng.choice((("numbers",), ("everyday",))))
     if rng.random() < 0.35:
@@ -106,9 +107,10 @@ def mixed(rng: Random) -> Talk:
     return talk
 
 
-def _one(talk: Talk, box: Toolbox) -> None:
+def ask_one(talk: Talk, box: Toolbox) -> None:
+    """One question for one of the three tools, answered."""
     asked, call, said = _asked(box, box.rng.choice(NAMES))
-    talk.user(asked)
+    talk.user(surrounded(asked, box.rng))
     talk.call(call)
     talk.answer(said)
 
