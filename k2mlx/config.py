@@ -26,7 +26,7 @@ IGNORED_KEYS = frozenset(
     _name_or_path num_nextn_predict_layers output_attentions output_hidden_states return_dict
     tie_encoder_decoder num_key_value_heads moe_layer_freq head_dim rope_parameters rope_interleave
     qk_head_dim
-    """.split()  # noqa: SIM905 (a list literal would be thirty lines)
+    """.split()
 )
 
 
@@ -292,7 +292,9 @@ def _chat_format(values: dict[str, Any]) -> str:
     return "kimi-k2.5" if scaling and scaling.beta_fast == 32 else "kimi-k2-thinking"
 
 
-def _build(cls: type, values: dict[str, Any], where: str) -> Any:
+def _build(
+    cls: type[RopeScaling | QuantSpec | ModelConfig], values: dict[str, Any], where: str
+) -> Any:
     """Make the dataclass `cls`, with types checked: bool is no number, 8.0 is an int, 8 is a
     float."""
     known = {f.name: f for f in fields(cls)}

@@ -105,13 +105,19 @@ class Model(nn.Module):
     def make_cache(self) -> list[LatentCache]:
         return [LatentCache() for _ in self.layers]
 
+    def named_parameters(self) -> dict[str, mx.array]:
+        """Every array by its path in the module tree, such as `model.norm.weight`."""
+        named: dict[str, mx.array] = {}
+        tree_flatten(self.parameters(), destination=named)
+        return named
+
     def reset(self, seed: int) -> None:
         """Start afresh for training: matrices N(0, initializer_range), norms 1, correction biases
         0."""
         std, fresh = self.config.initializer_range, {}
-        names = tree_flatten(self.parameters())
-        keys = mx.random.split(mx.random.key(seed), len(names))
-        for (name, value), key in zip(names, keys, strict=True):
+        named = self.named_parameters()
+        keys = mx.random.split(mx.random.key(seed), len(named))
+        for (name, value), key in zip(named.items(), keys, strict=True):
             if name.endswith("norm.weight"):
                 fresh[name] = mx.ones(value.shape)
             elif name.endswith("e_score_correction_bias"):

@@ -42,7 +42,7 @@ def test_the_timed_peer_has_our_quantisation(folder):
     from k2mlx.bench.peer import build
 
     loaded = load(folder)
-    ours = dict(tree_flatten(loaded.model.parameters()))
+    ours = loaded.model.named_parameters()
     theirs = dict(tree_flatten(build(loaded).parameters()))
     prefix = "model.layers.1.mlp"
     for kind in ("weight", "scales", "biases"):

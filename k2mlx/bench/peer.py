@@ -11,7 +11,6 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from k2mlx.config import ModelConfig, QuantSpec
 from k2mlx.load import Loaded
@@ -25,7 +24,7 @@ def build(loaded: Loaded, *, exact: bool = False) -> nn.Module:
     from mlx_lm.models import deepseek_v3
 
     config = loaded.config
-    weights = _renamed(dict(tree_flatten(loaded.model.parameters())))
+    weights = _renamed(loaded.model.named_parameters())
     if exact:
         weights = _expand_kv_b(weights, config)
     peer = deepseek_v3.Model(deepseek_v3.ModelArgs.from_dict(config.to_dict()))

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from k2mlx.chat import stop_ids
 from k2mlx.config import ModelConfig
@@ -40,7 +39,7 @@ def describe(loaded: Loaded) -> Ready:
     info = EngineInfo(
         name=loaded.path.name,
         parameters=count_parameters(config),
-        bytes=sum(value.nbytes for value in dict(tree_flatten(model.parameters())).values()),
+        bytes=sum(value.nbytes for value in model.named_parameters().values()),
         context=config.max_position_embeddings,
         device=str(mx.default_device().type).removeprefix("DeviceType."),
     )

@@ -58,7 +58,7 @@ def quantize(w: mx.array, spec: QuantSpec) -> dict[str, mx.array]:
     w = w.astype(mx.bfloat16)  # so that the codes are chosen for the scales as they are stored
     if w.ndim == 3:  # mx.quantize of a large stack fails on CUDA in MLX 0.32.4
         parts = [mx.quantize(m, group_size=spec.group_size, bits=spec.bits) for m in w]
-        weight, scales, biases = (mx.stack(part) for part in zip(*parts, strict=True))
+        weight, scales, biases = (mx.stack(list(part)) for part in zip(*parts, strict=True))
     else:
         weight, scales, biases = mx.quantize(w, group_size=spec.group_size, bits=spec.bits)
     return {"weight": weight, "scales": scales, "biases": biases}
@@ -94,11 +94,11 @@ def quantized_matmul(
 ) -> mx.array:
     """x [..., L, I] times parts = weight, scales, biases of [..., O, I] (or of [..., I, O], not
     transposed)."""
-    how = {"group_size": spec.group_size, "bits": spec.bits}
+    weight, scales, biases = parts
     if expand_first(x.shape[-2], least=4):
-        w = mx.dequantize(*parts, **how)
+        w = mx.dequantize(weight, scales, biases, spec.group_size, spec.bits)
         return x @ (w.swapaxes(-1, -2) if transpose else w)
-    return mx.quantized_matmul(x, *parts, transpose=transpose, **how)
+    return mx.quantized_matmul(x, weight, scales, biases, transpose, spec.group_size, spec.bits)
 
 
 class QuantizedLinear(nn.Module):
@@ -156,12 +156,21 @@ class QuantizedExpertLinear(nn.Module):
         self.freeze()
 
     def __call__(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
-        parts = [self.weight, self.scales, self.biases]
-        how = {"group_size": self.spec.group_size, "bits": self.spec.bits}
-        if expand_first(indices.size, least=3 * self.weight.shape[0]):
-            w = mx.dequantize(*parts, **how).swapaxes(-1, -2)
+        weight, scales, biases = self.weight, self.scales, self.biases
+        group_size, bits = self.spec.group_size, self.spec.bits
+        if expand_first(indices.size, least=3 * weight.shape[0]):
+            w = mx.dequantize(weight, scales, biases, group_size, bits).swapaxes(-1, -2)
             return mx.gather_mm(x, w, rhs_indices=indices, sorted_indices=in_order)
-        return mx.gather_qmm(x, *parts, rhs_indices=indices, sorted_indices=in_order, **how)
+        return mx.gather_qmm(
+            x,
+            weight,
+            scales,
+            biases,
+            rhs_indices=indices,
+            group_size=group_size,
+            bits=bits,
+            sorted_indices=in_order,
+        )
 
 
 def _check_groups(inputs: int, spec: QuantSpec) -> None:

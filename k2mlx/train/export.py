@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from ..config import ModelConfig, Quantization, QuantSpec
 from ..errors import CheckpointError
@@ -100,13 +99,13 @@ def initial_weights(path: Path, config: ModelConfig) -> Arrays:
         stored = ModelConfig.load(path)
         model = Model(stored)
         load_weights(path, model, mx.float32)
-        weights = dequantize_weights(dict(tree_flatten(model.parameters())), stored)
+        weights = dequantize_weights(model.named_parameters(), stored)
     else:
         raise CheckpointError(
             f"{path}: neither a run (no file 'latest') nor a model (no config.json); give the"
             " --out folder of an earlier run, or an exported model"
         )
-    wanted = dict(tree_flatten(Model(replace(config, quantization=None)).parameters()))
+    wanted = Model(replace(config, quantization=None)).named_parameters()
     for name, value in wanted.items():
         got = list(weights[name].shape) if name in weights else None
         if got != list(value.shape):

@@ -24,7 +24,7 @@ ROUTER = ".mlp.gate."
 class OptimizerConfig:
     """`kind` "adamw" uses AdamW for everything, as a control. `adam_scale`: AdamW's learning rate
     as a multiple of Muon's, `router_scale` the routers': they must move slower than the correction
-    biases can follow, or one expert gets every token. `clip`: largest norm of the whole gradient."""
+    biases can follow, or one expert gets every token. `clip`: largest norm of all gradients."""
 
     kind: str = "muon"
     momentum: float = 0.95

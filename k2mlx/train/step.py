@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 
 from ..config import ModelConfig
 from ..model import Model
@@ -26,7 +26,7 @@ BIAS = "e_score_correction_bias"
 def split_parameters(model: Model) -> tuple[Arrays, Arrays]:
     """The model's arrays by name: those that gradients train, in float32, and the routers'
     correction biases in layer order."""
-    named = dict(tree_flatten(model.parameters()))
+    named = model.named_parameters()
     params = {n: v.astype(mx.float32) for n, v in named.items() if not n.endswith(BIAS)}
     names = (f"model.layers.{i}.mlp.gate.{BIAS}" for i in range(len(model.layers)))
     return params, {n: named[n].astype(mx.float32) for n in names if n in named}

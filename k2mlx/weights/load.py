@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from ..config import ModelConfig, QuantSpec
 from ..errors import CheckpointError
@@ -39,6 +38,7 @@ def load_weights(folder: Path, model: Model, dtype: mx.Dtype) -> None:
     for path in weight_files(folder):
         read_header(path)
         part = mx.load(str(path))
+        assert isinstance(part, dict), "what mx.load makes of safetensors"
         if twice := weights.keys() & part.keys():
             raise CheckpointError(f"{path}: {min(twice)} is in two files; fetch the folder again")
         weights |= part
@@ -71,7 +71,9 @@ def stack_experts(weights: dict[str, mx.array], config: ModelConfig) -> dict[str
                     )
                 stack.append(weights.pop(key))
         gate_up = zip(parts["gate_proj"], parts["up_proj"], strict=True)
-        weights[f"{prefix}.gate_up_proj.weight"] = mx.stack([mx.concatenate(p) for p in gate_up])
+        weights[f"{prefix}.gate_up_proj.weight"] = mx.stack(
+            [mx.concatenate(list(p)) for p in gate_up]
+        )
         weights[f"{prefix}.down_proj.weight"] = mx.stack(parts["down_proj"])
     return weights
 
@@ -115,7 +117,7 @@ def save_model(folder: Path, model: Model) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config
     weights = {}
-    for name, value in tree_flatten(model.parameters()):
+    for name, value in model.named_parameters().items():
         spec = quant_spec(config, name)
         if name.endswith(".biases") and spec is not None and spec.mode == "symmetric":
             continue
@@ -149,7 +151,7 @@ def _cast(name: str, value: mx.array, dtype: mx.Dtype) -> mx.array:
 
 
 def _check(folder: Path, weights: dict[str, mx.array], model: Model) -> None:
-    wanted = dict(tree_flatten(model.parameters()))
+    wanted = model.named_parameters()
     for name, parameter in wanted.items():
         if name not in weights:
             raise CheckpointError(
@@ -161,10 +163,11 @@ def _check(folder: Path, weights: dict[str, mx.array], model: Model) -> None:
         if got.shape != parameter.shape or (got.dtype == mx.uint32) != packed:
             raise CheckpointError(
                 f"{folder}: {name}: expected {parameter.dtype} {list(parameter.shape)}, got "
-                f"{got.dtype} {list(got.shape)}. config.json and the weights do not fit."
+                f"{got.dtype} {list(got.shape)}. config.json and the weights do not belong "
+                "together; fetch the folder again."
             )
     if unknown := weights.keys() - wanted.keys():
         raise CheckpointError(
             f"{folder}: {min(unknown)}: not part of this model ({len(unknown)} such tensors); "
-            "config.json and the weights do not belong together."
+            "config.json and the weights do not belong together; fetch the folder again."
         )

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import mlx.core as mx
 import pytest
-from mlx.utils import tree_flatten
 
 from k2mlx.config import ModelConfig, Quantization, QuantSpec
 from k2mlx.errors import CheckpointError
@@ -35,7 +34,7 @@ def quantised() -> tuple[Model, dict[str, mx.array]]:
     config = replace(WIDE, quantization=INT4, checkpoint_format="k2mlx")
     plain = Model(replace(config, quantization=None))
     plain.reset(0)
-    weights = dict(tree_flatten(plain.parameters()))
+    weights = plain.named_parameters()
     model = Model(config)
     model.load_weights(list(load.quantize_weights(weights, config).items()))
     return model, weights
@@ -60,7 +59,7 @@ def test_int4_is_written_without_biases_and_read_back(folder):
     assert not [k for k in stored if ".experts." in k and k.endswith("biases")]
     assert stored["model.layers.1.mlp.experts.gate_up_proj.scales"].dtype == mx.bfloat16
     again = read(folder)
-    wanted, got = dict(tree_flatten(model.parameters())), dict(tree_flatten(again.parameters()))
+    wanted, got = model.named_parameters(), again.named_parameters()
     assert wanted.keys() == got.keys()
     for name, value in wanted.items():
         if value.dtype == mx.uint32:
@@ -73,13 +72,13 @@ def test_int4_is_written_without_biases_and_read_back(folder):
 def test_dequantised_and_quantised_models_agree_and_return(folder):
     model = read(folder)
     config = model.config
-    wide = load.dequantize_weights(dict(tree_flatten(model.parameters())), config)
+    wide = load.dequantize_weights(model.named_parameters(), config)
     plain = Model(replace(config, quantization=None))
     plain.load_weights(list(wide.items()))
     a, b = model(TOKENS), plain(TOKENS)
     assert mx.abs(a - b).max().item() <= 1e-5 * mx.abs(b).max().item()
     back = load.quantize_weights(wide, config)
-    for name, value in tree_flatten(model.parameters()):
+    for name, value in model.named_parameters().items():
         if value.dtype == mx.uint32 and ".experts." in name:
             assert mx.array_equal(back[name], value).item(), name
 
