@@ -7,6 +7,7 @@ import os
 import sys
 
 import pytest
+from hypothesis import settings
 
 import k2mlx  # noqa: F401  loads OpenBLAS, for which mlx must not have been imported yet
 
@@ -15,6 +16,9 @@ os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 # Nothing that a test imports may look for updates or models on the network.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# How long an example takes says more of the machine than of the property.
+settings.register_profile("k2mlx", deadline=None)
+settings.load_profile("k2mlx")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,7 +26,7 @@ CONTEXT = 256
 IM_END = ByteTokenizer().special["<|im_end|>"]
 
 many_examples = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -10,7 +10,7 @@ from k2mlx.generate.sampling import Sampling
 
 few = st.lists(st.integers(20, 22), min_size=1, max_size=12)
 many_examples = settings(
-    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

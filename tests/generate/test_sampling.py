@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from k2mlx.errors import RequestError
@@ -40,21 +40,18 @@ spreads = st.floats(0.0, 20.0)
 
 
 @given(seeds, spreads, st.floats(0.01, 0.999))
-@settings(deadline=None)
 def test_top_p_is_mlx_lms(mlx_lm, seed, spread, top_p):
     x = logprobs(seed, spread)
     same(apply_top_p(x, top_p), mlx_lm.apply_top_p(x, top_p))
 
 
 @given(seeds, spreads, st.floats(0.001, 1.0))
-@settings(deadline=None)
 def test_min_p_is_mlx_lms(mlx_lm, seed, spread, min_p):
     x = logprobs(seed, spread)
     same(apply_min_p(x, min_p), mlx_lm.apply_min_p(x, min_p))
 
 
 @given(seeds, spreads, st.integers(1, VOCABULARY - 1))
-@settings(deadline=None)
 def test_top_k_is_mlx_lms(mlx_lm, seed, spread, top_k):
     x = logprobs(seed, spread)
     same(apply_top_k(x, top_k), mlx_lm.apply_top_k(x, top_k))
@@ -67,7 +64,6 @@ def test_top_k_is_mlx_lms(mlx_lm, seed, spread, top_k):
     st.floats(0.0, 0.5),
     st.integers(0, VOCABULARY - 1),
 )
-@settings(deadline=None)
 def test_tokens_are_mlx_lms(mlx_lm, seed, temperature, top_p, min_p, top_k):
     x = logprobs(seed)
     sampler = mlx_lm.make_sampler(temp=temperature, top_p=top_p, min_p=min_p, top_k=top_k)
@@ -80,7 +76,6 @@ def test_tokens_are_mlx_lms(mlx_lm, seed, temperature, top_p, min_p, top_k):
 
 
 @given(seeds, st.floats(0.01, 1.0))
-@settings(deadline=None)
 def test_top_p_keeps_the_smallest_sufficient_set(seed, top_p):
     """Against the definition in NumPy float64, away from ties with the threshold."""
     x = np.array(logprobs(seed, rows=1)[0], dtype=np.float64)
@@ -96,7 +91,6 @@ def test_top_p_keeps_the_smallest_sufficient_set(seed, top_p):
 
 
 @given(seeds, st.floats(0.01, 1.0), st.floats(0.0, 1.0), st.integers(0, 200))
-@settings(deadline=None)
 def test_the_likeliest_token_always_stays(seed, top_p, min_p, top_k):
     x = logprobs(seed)
     left = apply_top_k(apply_min_p(apply_top_p(x, top_p), min_p), top_k)
