@@ -7,44 +7,38 @@ Reading order for a newcomer: README.md, then `config.py`, `nn/rope.py`, `nn/mla
 - weights: `weights/`, `nn/quant.py`, `load.py`;
 - learning: `data/`, `train/`, `synth/`, `eval/`.
 
-Three names are offered here and imported when first used: `load`, `generate`, `stream`.
+Three functions are offered here and imported when first used. They do not bear the names of
+rooms (`load`, `generate`): those are the modules, whatever was imported before.
 
-    from k2mlx import generate
+    import k2mlx
 
-    print(generate("models/k2-nano", "What is 1234 * 5678?"))
+    print(k2mlx.answer("models/k2-nano", "What is the capital of France?"))
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from k2mlx import blas
 
-__version__ = "0.1.0"
-__all__ = ["__version__", "generate", "load", "stream"]
+if TYPE_CHECKING:
+    from k2mlx.generate import answer, stream_answer
+    from k2mlx.load import load as load_model
 
-_LAZY = {"load": "k2mlx.load", "generate": "k2mlx.generate", "stream": "k2mlx.generate"}
+__version__ = "0.1.0"
+__all__ = ["__version__", "answer", "load_model", "stream_answer"]
+
+_LAZY = {
+    "answer": ("k2mlx.generate", "answer"),
+    "load_model": ("k2mlx.load", "load"),
+    "stream_answer": ("k2mlx.generate", "stream_answer"),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'k2mlx' has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    module, function = _LAZY[name]
+    return getattr(import_module(module), function)
 
 
-class _Package(ModuleType):
-    """Keeps `k2mlx.load` and `k2mlx.generate` the functions, whatever was imported before.
-
-    Importing the submodule of the same name would otherwise rebind them to the module, so that
-    what a caller gets would depend on the order of imports. `from k2mlx.load import ...` is
-    unaffected.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _LAZY and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 blas.preload()  # before anything can import mlx

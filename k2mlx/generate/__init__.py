@@ -3,10 +3,10 @@ events. Read `engine`, then `sequence`, which is one request's work, and `genera
 
 For a script, two functions suffice:
 
-    from k2mlx import generate, stream
+    from k2mlx import answer, stream_answer
 
-    print(generate("models/k2-nano", "What is the capital of France?"))
-    for text in stream("models/k2-nano", "Tell me a story.", temperature=0.8):
+    print(answer("models/k2-nano", "What is the capital of France?"))
+    for text in stream_answer("models/k2-nano", "Tell me a story.", temperature=0.8):
         print(text, end="", flush=True)
 """
 
@@ -29,13 +29,13 @@ __all__ = [
     "Generation",
     "Sampling",
     "Stats",
-    "generate",
-    "stream",
+    "answer",
+    "stream_answer",
     "stream_chat",
 ]
 
 
-def stream(
+def stream_answer(
     model: str | Path | Engine, prompt: str, *, system: str | None = None, **sampling: Any
 ) -> Iterator[str]:
     """The model's answer to one user message, in pieces as they come.
@@ -48,11 +48,11 @@ def stream(
     return _texts(model, messages, Sampling(**sampling))  # bad settings are reported here and now
 
 
-def generate(
+def answer(
     model: str | Path | Engine, prompt: str, *, system: str | None = None, **sampling: Any
 ) -> str:
-    """The model's answer to one user message; see `stream`."""
-    return "".join(stream(model, prompt, system=system, **sampling))
+    """The model's answer to one user message; see `stream_answer`."""
+    return "".join(stream_answer(model, prompt, system=system, **sampling))
 
 
 def _texts(

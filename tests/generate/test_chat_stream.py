@@ -8,7 +8,7 @@ import pytest
 import k2mlx
 from k2mlx.chat import CallEnd, End, Text, render_ids
 from k2mlx.errors import RequestError
-from k2mlx.generate import Sampling, generate, stream, stream_chat
+from k2mlx.generate import Sampling, answer, stream_answer, stream_chat
 from k2mlx.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
@@ -120,9 +120,9 @@ def test_the_next_turn_reuses_the_last_ones_cache(make_engine, scripted):
 
 def test_the_public_functions(make_engine, scripted):
     engine = make_engine(scripted(script=HELLO))
-    assert k2mlx.generate is generate
-    assert k2mlx.stream is stream
-    assert generate(engine, "Hi", temperature=0) == "Hé!"
-    assert list(stream(engine, "Hi", system="Be kind.")) == ["H", "é", "!"]
+    assert k2mlx.answer is answer
+    assert k2mlx.stream_answer is stream_answer
+    assert answer(engine, "Hi", temperature=0) == "Hé!"
+    assert list(stream_answer(engine, "Hi", system="Be kind.")) == ["H", "é", "!"]
     with pytest.raises(RequestError, match="temperature"):
-        stream(engine, "Hi", temperature=-1)
+        stream_answer(engine, "Hi", temperature=-1)
