@@ -1,14 +1,19 @@
-"""Measure a model on tool calls.
+"""Measure a model: its tool calls, its grip on text, and how it talks.
 
   tools   our held-out questions for calculator, clock and convert_units, and turns that need none
   calls   any set in JSONL: {"id", "messages", "tools", "gold": [{"name", "arguments": {"arg":
           [accepted values]}}], "order": bool}; matched as BFCL's AST check does
+  text    bits per byte of the held-out documents in a folder of shards, each source by itself
+  chat    unedited chats of three turns without tools, the user's lines drawn by seed
 
-Answers are greedy unless --temperature says otherwise. Progress goes to standard error.
+Answers of tools and calls are greedy unless --temperature says otherwise. Progress goes to standard
+error.
 
 Example:
   k2mlx eval tools --model models/k2-nano
   k2mlx eval calls cases.jsonl --model models/k2-nano --json
+  k2mlx eval text --model models/k2-nano --data runs/shards --max-tokens 70000
+  k2mlx eval chat --model models/k2-nano --seed 1 --count 20
 """
 
 from __future__ import annotations
@@ -33,45 +38,66 @@ SHOWN_FAILURES = 20
 
 
 class Outcome(Protocol):
-    """What both evaluations give for a case."""
+    """What the evaluations of tool calls give for a case."""
 
     def to_json(self) -> dict[str, Any]: ...
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="what", required=True, metavar="tools|calls")
+    commands = parser.add_subparsers(dest="what", required=True, metavar="tools|calls|text|chat")
     tools = commands.add_parser("tools", help="our held-out tool questions")
     calls = commands.add_parser("calls", help="a function-calling set in JSONL")
+    text = commands.add_parser("text", help="bits per byte of held-out text")
+    chat = commands.add_parser("chat", help="unedited chats, to be read")
     calls.add_argument("file", metavar="FILE", help="JSONL, one case a line")
-    for command in (tools, calls):
+    for command in (tools, calls, text, chat):
         command.add_argument(
             "--model", default="models/k2-nano", help="folder or name (default: %(default)s)"
         )
+        command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    for command in (tools, calls):
         command.add_argument("--limit", type=int, metavar="N", help="only the first N cases")
-        command.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
-        command.add_argument(
-            "--seed", type=int, default=0, help="of the first case; each next one adds 1"
-        )
-        command.add_argument(
-            "--max-tokens", type=int, default=512, help="of one answer (default: %(default)s)"
-        )
         command.add_argument("--out", metavar="FILE", help="write every case's outcome as JSONL")
         command.add_argument(
             "-v", "--verbose", action="store_true", help=f"show up to {SHOWN_FAILURES} failures"
         )
-        command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        _sampling_arguments(command, temperature=0.0, max_tokens=512, of="case")
+    chat.add_argument("--count", type=int, default=20, help="how many (default: %(default)s)")
+    _sampling_arguments(chat, temperature=0.6, max_tokens=256, of="turn")
+    text.add_argument("--data", type=Path, required=True, help="folder of 'k2mlx data build'")
+    text.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="read at most N tokens of a source, the beginning of each document (default: all)",
+    )
+
+
+def _sampling_arguments(
+    command: argparse.ArgumentParser, temperature: float, max_tokens: int, of: str
+) -> None:
+    add = command.add_argument
+    add("--temperature", type=float, default=temperature, help="0 is greedy (default: %(default)s)")
+    add("--seed", type=int, default=0, help=f"of the first {of}; each next one adds 1 (default: 0)")
+    add("--max-tokens", type=int, default=max_tokens, help="of one answer (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
     _check(args)
     path = find_model(args.model)
-    (_run_tools if args.what == "tools" else _run_calls)(args, path)
+    runs = {"tools": _run_tools, "calls": _run_calls, "text": _run_text, "chat": _run_chat}
+    runs[args.what](args, path)
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.limit is not None and args.limit < 1:
-        raise RequestError(f"--limit: got {args.limit}, wanted 1 or more cases")
-    _sampling(args, 0)
+    for name, unit in (("limit", "cases"), ("count", "chats")):
+        value = getattr(args, name, None)
+        if value is not None and value < 1:
+            raise RequestError(f"--{name}: got {value}, wanted 1 or more {unit}")
+    if args.what != "text":
+        _sampling(args, 0)
+    elif args.max_tokens is not None and args.max_tokens < 2:
+        raise RequestError(f"--max-tokens: got {args.max_tokens}, wanted 2 or more of a source")
 
 
 def _run_tools(args: argparse.Namespace, path: Path) -> None:
@@ -115,6 +141,36 @@ def _run_calls(args: argparse.Namespace, path: Path) -> None:
     _report(args, figures, "\n".join(rows), outcomes, failures)
 
 
+def _run_text(args: argparse.Namespace, path: Path) -> None:
+    from k2mlx.eval import text
+    from k2mlx.load import load
+
+    names = text.held_out_sources(args.data, path)
+    with _progress(len(names), "sources") as tick:
+        sources = text.evaluate(load(path), args.data, names, args.max_tokens, tick)
+    figures = {"sources": {one.name: one.to_json() for one in sources}}
+    figures |= {"model": args.model, "max_tokens": args.max_tokens}
+    print(json.dumps(figures) if args.json else text.table(sources))
+
+
+def _run_chat(args: argparse.Namespace, path: Path) -> None:
+    from k2mlx.eval import chat
+    from k2mlx.generate.chat import stream_chat
+
+    with _engine(path) as engine, _progress(args.count, "chats") as tick:
+
+        def ask(messages: list, number: int):
+            return stream_chat(engine, messages, [], _sampling(args, number))
+
+        chats = chat.talk(args.seed, args.count, ask, tick)
+    setting = _setting(args) | {"max_tokens": args.max_tokens, "count": args.count}
+    if args.json:
+        print(json.dumps({**setting, "chats": chats}))
+    else:
+        print(f"# {' '.join(f'{name}={value}' for name, value in setting.items())}, unedited\n")
+        print(chat.transcript(chats))
+
+
 def _first(cases: list, limit: int | None, balanced: Callable[[Any], str] | None = None) -> list:
     """The first `limit` cases; with `balanced`, in equal parts of each kind."""
     if limit is None or not balanced:
@@ -148,7 +204,7 @@ def _engine(path: Path) -> Generator[Engine]:
 
 
 @contextmanager
-def _progress(total: int) -> Generator[Callable[[Any], None]]:
+def _progress(total: int, what: str = "cases") -> Generator[Callable[[Any], None]]:
     """A counter on standard error: a line that rewrites itself, or a line in ten on a log."""
     begun, done, live = time.monotonic(), 0, sys.stderr.isatty()
 
@@ -157,7 +213,7 @@ def _progress(total: int) -> Generator[Callable[[Any], None]]:
         done += 1
         seconds = time.monotonic() - begun
         left = seconds / done * (total - done)
-        line = f"{done}/{total} cases, {seconds:.0f} s, about {left:.0f} s left"
+        line = f"{done}/{total} {what}, {seconds:.0f} s, about {left:.0f} s left"
         if live:
             print(f"\r{line:60}", end="", file=sys.stderr, flush=True)
         elif done == total or done * 10 // total > (done - 1) * 10 // total:

@@ -1,14 +1,17 @@
 """`k2mlx eval`: what it prints where, with a scripted model in place of the engine."""
 
+import hashlib
 import json
 from contextlib import contextmanager
 from importlib import import_module
 
+import numpy as np
 import pytest
 
 from k2mlx.chat import parse_text
 from k2mlx.cli import eval as command
 from k2mlx.cli import main
+from tests.folders import write_folder
 
 CALL = (
     "<|tool_calls_section_begin|><|tool_call_begin|>functions.clock:0<|tool_call_argument_begin|>"
@@ -104,9 +107,56 @@ def test_tools_shows_failures(capsys, model):
     assert 'clock({"place": "UTC"})' in err
 
 
+def test_chat_prints_a_transcript(capsys, model):
+    code, out, err = run(capsys, "chat", "--model", model[0], "--seed", "5", "--count", "2")
+    assert code == 0
+    assert "temperature=0.6 seed=5" in out.splitlines()[0]
+    assert out.count("you: ") == 6
+    assert "[calls clock(" in out
+    assert "2/2 chats" in err
+    assert [(tools, sampling.seed) for tools, sampling in model[1]] == [
+        ([], 5 + number) for number in range(6)
+    ]
+
+
+def test_chat_prints_one_object(capsys, model):
+    code, out, _ = run(capsys, "chat", "--model", model[0], "--count", "1", "--json")
+    assert code == 0
+    assert out.count("\n") == 1
+    figures = json.loads(out)
+    assert (figures["temperature"], figures["seed"], figures["count"]) == (0.6, 0, 1)
+    assert len(figures["chats"][0]) == 6
+
+
+def test_text_prints_a_table_or_one_object(capsys, tmp_path):
+    folder = write_folder(tmp_path / "model")
+    (tmp_path / "cats.heldout.json").write_text(json.dumps(cats_facts(folder)))
+    np.full(30, 20, "<u2").tofile(tmp_path / "cats.heldout.bin")
+    args = ("text", "--model", str(folder), "--data", str(tmp_path), "--max-tokens", "20")
+    code, out, err = run(capsys, *args)
+    assert code == 0
+    assert out.splitlines()[1].startswith("cats")
+    assert "1/1 sources" in err
+    code, out, _ = run(capsys, *args, "--json")
+    assert code == 0
+    figures = json.loads(out)
+    assert out.count("\n") == 1
+    assert figures["max_tokens"] == 20
+    assert figures["sources"]["cats"]["tokens"] == 20
+
+
+def cats_facts(model):
+    sha256 = hashlib.sha256((model / "tokenizer.model").read_bytes()).hexdigest()
+    return {"name": "cats.heldout", "kind": "text", "tokens": 30, "tokenizer_sha256": sha256}
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["chat", "--count", "0"], "--count: got 0, wanted 1 or more chats"),
+        (["chat", "--temperature", "nan"], "temperature: got nan"),
+        (["text", "--data", "nowhere"], "nowhere: no NAME.heldout.json"),
+        (["text", "--data", ".", "--max-tokens", "1"], "--max-tokens: got 1"),
         (["calls", "missing.jsonl"], "missing.jsonl: cannot be read"),
         (["tools", "--limit", "0"], "--limit: got 0"),
         (["tools", "--temperature", "-1"], "temperature: got -1.0"),
