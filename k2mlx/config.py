@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import CheckpointError, ConfigError
 
+MOST = 2**31 - 1  # MLX counts in 32 bits
 CHAT_FORMATS = ("k2-nano", "kimi-k2-instruct", "kimi-k2-thinking", "kimi-k2.5")
 
 # Keys that say nothing about the computation: bookkeeping, training-time values, defaults of
@@ -47,14 +48,16 @@ class RopeScaling:
     def from_dict(cls, d: dict[str, Any] | None) -> RopeScaling | None:
         if d is None:
             return None
-        d = dict(d)
+        d = dict(_table(d, "rope_scaling"))
         kind = d.pop("type", d.pop("rope_type", "yarn"))
         d.pop("rope_type", None)
         if kind != "yarn":
             raise ConfigError(
                 f"rope_scaling.type: got {kind!r}, wanted 'yarn' (or rope_scaling: null)"
             )
-        return _build(cls, d, "rope_scaling.")
+        scaling = _build(cls, d, "rope_scaling.")
+        _check_positive(scaling, "rope_scaling.", zero=("mscale", "mscale_all_dim"))
+        return scaling
 
 
 @dataclass(frozen=True)
@@ -95,21 +98,15 @@ class Quantization:
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Quantization:
-        for key in d:
+        specs: dict[str, QuantSpec] = {}
+        for key, value in _table(d, "quantization").items():
+            where = f"quantization.{key}"
             if key not in cls.__dataclass_fields__:
                 wanted = ", ".join(cls.__dataclass_fields__)
-                raise ConfigError(f"quantization.{key}: unknown key; wanted {wanted}")
-            if d[key] is not None and not isinstance(d[key], dict):
-                raise ConfigError(
-                    f"quantization.{key}: got {d[key]!r}, wanted {{bits, group_size, mode}}"
-                )
-        return cls(
-            **{
-                k: QuantSpec.from_dict(v, f"quantization.{k}.")
-                for k, v in d.items()
-                if v is not None
-            }
-        )
+                raise ConfigError(f"{where}: unknown key; wanted {wanted}")
+            if value is not None:
+                specs[key] = QuantSpec.from_dict(_table(value, where), f"{where}.")
+        return cls(**specs)
 
 
 @dataclass(frozen=True)
@@ -160,17 +157,15 @@ class ModelConfig:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not JSON ({error}); fetch the file again") from None
         except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
+            raise ConfigError(f"{path}: {error}; mend it there or fetch the folder again") from None
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> ModelConfig:
         """Check a config.json's content. Raises ConfigError naming the key, what it holds and what
         is built."""
-        if not isinstance(d, dict):
-            raise ConfigError(f"got {type(d).__name__}, wanted a JSON object")
+        d = dict(_table(d, "config"))
         if isinstance(d.get("text_config"), dict):  # K2.5 keeps the language model in a part
-            d = d["text_config"]
-        d = dict(d)
+            d = dict(d["text_config"])
         _check_fixed(d)
         heads = d.get("num_attention_heads")
         if d.get("num_key_value_heads", heads) != heads:
@@ -179,15 +174,17 @@ class ModelConfig:
             )
         hf = d.pop("quantization_config", None)
         own = d.pop("quantization", None)
-        eos = d.pop("eos_token_id", ())
+        eos = d.pop("eos_token_id", None)
+        eos = () if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,)
         values = {
             "rope_scaling": RopeScaling.from_dict(d.pop("rope_scaling", None)),
             "quantization": None if own is None else Quantization.from_dict(own),
             "checkpoint_format": _checkpoint_format(own, hf, d.pop("checkpoint_format", None)),
             "chat_format": d.pop("chat_format", None),
-            "eos_token_id": tuple(eos) if isinstance(eos, list | tuple) else (eos,),
+            "eos_token_id": eos,
         }
-        values["chat_format"] = values["chat_format"] or _chat_format(values)
+        if values["chat_format"] is None:
+            values["chat_format"] = _chat_format(values)
         if values["chat_format"] not in CHAT_FORMATS:
             wanted = ", ".join(CHAT_FORMATS)
             raise ConfigError(f"chat_format: got {values['chat_format']!r}, wanted one of {wanted}")
@@ -227,10 +224,12 @@ class ModelConfig:
         return layer < self.first_k_dense_replace
 
     def _check(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int" and value < (0 if field.name == "first_k_dense_replace" else 1):
-                raise ConfigError(f"{field.name}: got {value}, wanted a positive number")
+        _check_positive(self, "", zero=("first_k_dense_replace",))
+        for token in self.eos_token_id:
+            if type(token) is not int or not 0 <= token < self.vocab_size:
+                raise ConfigError(
+                    f"eos_token_id: got {token!r}, wanted token ids from 0 to {self.vocab_size - 1}"
+                )
         if self.num_experts_per_tok > self.n_routed_experts:
             raise ConfigError(
                 f"num_experts_per_tok: got {self.num_experts_per_tok}, wanted at most "
@@ -266,12 +265,12 @@ def _check_fixed(d: dict[str, Any]) -> None:
 
 
 def _checkpoint_format(own: Any, hf: Any, explicit: str | None) -> str:
-    if own is not None or (hf is None and explicit is None):
-        return "k2mlx" if own is not None else "bf16"
-    if explicit is not None:
-        if explicit not in ("k2mlx", "bf16"):
-            raise ConfigError(f"checkpoint_format: got {explicit!r}, wanted 'k2mlx' or 'bf16'")
-        return explicit
+    if explicit not in (None, "k2mlx", "bf16"):
+        raise ConfigError(f"checkpoint_format: got {explicit!r}, wanted 'k2mlx' or 'bf16'")
+    if own is not None:
+        return "k2mlx"
+    if explicit is not None or hf is None:
+        return explicit or "bf16"
     method = hf.get("quant_method") if isinstance(hf, dict) else None
     if method == "fp8" and hf.get("weight_block_size") == [128, 128] and hf.get("fmt") == "e4m3":
         return "fp8"
@@ -290,6 +289,21 @@ def _chat_format(values: dict[str, Any]) -> str:
     if values["checkpoint_format"] != "int4":
         return "kimi-k2-instruct"
     return "kimi-k2.5" if scaling and scaling.beta_fast == 32 else "kimi-k2-thinking"
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: got {value!r}, wanted a JSON object")
+    return value
+
+
+def _check_positive(config: RopeScaling | ModelConfig, where: str, zero: tuple[str, ...]) -> None:
+    """Every number is above 0; those named in `zero` may be 0."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        least = "0 or more" if field.name in zero else "more than 0"
+        if field.type in ("int", "float") and (value < 0 or (not value and field.name not in zero)):
+            raise ConfigError(f"{where}{field.name}: got {value}, wanted {least}")
 
 
 def _build(
@@ -313,6 +327,7 @@ def _build(
 
 def _typed(value: Any, kind: str, where: str) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = number and -MOST <= value <= MOST  # neither infinite nor NaN
     if kind == "int":
         if not number or value != int(value):
             raise ConfigError(f"{where}: got {value!r}, wanted a whole number")

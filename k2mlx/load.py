@@ -14,6 +14,8 @@ from .model import Model
 from .tokenizer import Tokenizer, load_tokenizer
 from .weights.load import load_weights
 
+PADDING = 1024  # vocabularies are padded to round sizes, by less than this
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -41,7 +43,7 @@ def load(name: str | Path, dtype: mx.Dtype | None = None) -> Loaded:
     model = Model(config)
     load_weights(path, model, dtype or default_dtype())
     tokenizer = load_tokenizer(path)
-    if tokenizer.vocab_size > config.vocab_size:
+    if not config.vocab_size - PADDING < tokenizer.vocab_size <= config.vocab_size:
         raise TokenizerError(
             f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
             f"{config.vocab_size}; they do not belong together, fetch the folder again"

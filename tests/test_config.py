@@ -104,7 +104,7 @@ YARN = {"type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "be
         (change(num_key_value_heads=1), "num_key_value_heads: got 1, wanted 2"),
         (change(hidden_size="many"), "hidden_size: got 'many', wanted a whole number"),
         (change(hidden_size=True), "hidden_size: got True, wanted a whole number"),
-        (change(hidden_size=-1), "hidden_size: got -1, wanted a positive number"),
+        (change(hidden_size=-1), "hidden_size: got -1, wanted more than 0"),
         (change(num_experts_per_tok=99), "num_experts_per_tok: got 99, wanted at most"),
         (change(qk_rope_head_dim=7), "qk_rope_head_dim: got 7, wanted an even number"),
         (change(rms_norm_eps=None), "rms_norm_eps: got None, wanted a number"),
@@ -127,7 +127,7 @@ YARN = {"type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "be
             change(quantization={"experts": {"bits": 4, "group_size": 32, "mode": "log"}}),
             "mode: got 'log'",
         ),
-        ([1], "got list, wanted a JSON object"),
+        ([1], r"config: got \[1\], wanted a JSON object"),
     ],
 )
 def test_wrong_values_are_named(d, message):

@@ -44,10 +44,10 @@ class Sampling:
             if field.name == "seed" and value is None:
                 continue
             kinds = (int,) if field.name in ("top_k", "seed", "max_tokens") else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kinds):
-                wanted = "a whole number" if kinds == (int,) else "a number"
-                raise RequestError(f"{field.name}: got {value!r}, wanted {wanted}")
-        _check("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more")
+            good = isinstance(value, kinds) and not isinstance(value, bool)
+            _check(field.name, value, good, "a whole number" if kinds == (int,) else "a number")
+        finite = 0 <= self.temperature < math.inf
+        _check("temperature", self.temperature, finite, "0 or more and finite")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1 (1 keeps all)")
         _check("top_k", self.top_k, self.top_k >= 0, "0 or more (0 keeps all)")
         _check("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 to 1 (0 keeps all)")
@@ -56,9 +56,11 @@ class Sampling:
             _check("seed", self.seed, 0 <= self.seed < 2**64, "from 0 to 2^64 - 1")
 
 
-def _check(name: str, value: float, good: bool, wanted: str) -> None:
+def _check(name: str, value: object, good: bool, wanted: str) -> None:
     if not good:  # comparisons with NaN are false, so NaN is never good
-        raise RequestError(f"{name}: got {value}, wanted {wanted}")
+        default = getattr(Sampling, name)
+        usual = "a random one" if default is None else default
+        raise RequestError(f"{name}: got {value!r}, wanted {wanted}; leave it out for {usual}")
 
 
 def log_probabilities(logits_BV: mx.array) -> mx.array:

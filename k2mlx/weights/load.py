@@ -155,19 +155,23 @@ def _check(folder: Path, weights: dict[str, mx.array], model: Model) -> None:
     for name, parameter in wanted.items():
         if name not in weights:
             raise CheckpointError(
-                f"{folder}: {name}: missing; wanted {parameter.dtype} {list(parameter.shape)}. "
-                "The folder looks incomplete; fetch it again."
+                f"{folder}: {name}: missing, wanted {_kind(parameter)}; the folder looks "
+                "incomplete, fetch it again"
             )
         got = weights[name]
-        packed = parameter.dtype == mx.uint32
-        if got.shape != parameter.shape or (got.dtype == mx.uint32) != packed:
+        both = (got.dtype, parameter.dtype)
+        alike = both[0] == both[1] or all(mx.issubdtype(kind, mx.floating) for kind in both)
+        if got.shape != parameter.shape or not alike:
             raise CheckpointError(
-                f"{folder}: {name}: expected {parameter.dtype} {list(parameter.shape)}, got "
-                f"{got.dtype} {list(got.shape)}. config.json and the weights do not belong "
-                "together; fetch the folder again."
+                f"{folder}: {name}: got {_kind(got)}, wanted {_kind(parameter)}; config.json and "
+                "the weights do not belong together, fetch the folder again"
             )
     if unknown := weights.keys() - wanted.keys():
         raise CheckpointError(
-            f"{folder}: {min(unknown)}: not part of this model ({len(unknown)} such tensors); "
-            "config.json and the weights do not belong together; fetch the folder again."
+            f"{folder}: got {min(unknown)}, which is not part of this model ({len(unknown)} such "
+            "tensors); config.json and the weights do not belong together, fetch the folder again"
         )
+
+
+def _kind(value: mx.array) -> str:
+    return f"{value.dtype} {list(value.shape)}".removeprefix("mlx.core.")

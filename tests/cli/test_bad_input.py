@@ -105,6 +105,23 @@ def test_folder_without_weights(refusal, folder):
     says(refusal(folder), str(folder), "no weights", "wanted", ".safetensors")
 
 
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"hidden_size": float("inf")}, ("hidden_size", "got inf", "wanted a whole number")),
+        ({"hidden_size": 2**40}, ("hidden_size", "got 1099511627776", "wanted")),
+        ({"rms_norm_eps": 0.0}, ("rms_norm_eps", "got 0.0", "wanted more than 0")),
+        ({"rope_scaling": 4}, ("rope_scaling", "got 4", "wanted a JSON object")),
+        ({"quantization": "int4"}, ("quantization", "got 'int4'", "wanted a JSON object")),
+        ({"eos_token_id": "</s>"}, ("eos_token_id", "got '</s>'", "wanted token ids")),
+        ({"checkpoint_format": "gguf"}, ("checkpoint_format", "got 'gguf'", "wanted")),
+    ],
+)
+def test_config_with_a_wrong_value(refusal, folder, changes, parts):
+    edit_config(folder, **changes)
+    says(refusal(folder), "config.json", *parts, "mend it there or fetch the folder again")
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, -1000])
 def test_truncated_safetensors(refusal, folder, keep):
     path = folder / "model.safetensors"
@@ -115,7 +132,8 @@ def test_truncated_safetensors(refusal, folder, keep):
 def test_wrong_shape(refusal, folder):
     edit_config(folder, q_lora_rank=64)
     line = refusal(folder)
-    says(line, "model.layers.0.self_attn.q_a", "expected", "got", "config.json and the weights")
+    says(line, "model.layers.0.self_attn.q_a", "got", "wanted", "config.json and the weights")
+    says(line, "fetch the folder again")
 
 
 def test_missing_tensor(refusal, folder):
@@ -156,18 +174,20 @@ def test_unknown_tensor(refusal, folder):
         ),
         (
             {"quantization": None},
-            ("weight", "expected mlx.core.float32", "got mlx.core.uint32", "config.json"),
+            ("weight", "got uint32", "wanted float32", "config.json"),
         ),
     ],
 )
 def test_unknown_quantisation(refusal, folder, changes, parts):
     edit_config(folder, **changes)
-    says(refusal(folder), *parts)
+    says(refusal(folder), *parts, "fetch the folder again")
 
 
-def test_tokenizer_that_does_not_fit(refusal, tmp_path):
-    folder = write_folder(tmp_path / "small", vocab_size=320)
-    says(refusal(folder), str(folder), "tokenizer has", "the model 320", "do not belong together")
+@pytest.mark.parametrize("size", [320, 2048], ids=["too large", "too small"])
+def test_tokenizer_that_does_not_fit(refusal, tmp_path, size):
+    folder = write_folder(tmp_path / "other", vocab_size=size)
+    line = refusal(folder)
+    says(line, str(folder), "tokenizer has", f"the model {size}", "do not belong together", "fetch")
 
 
 def test_no_tokenizer(refusal, folder):
@@ -189,9 +209,21 @@ def test_empty_prompt(refusal, good):
     says(refusal(good, "--prompt", ""), "--prompt", "got nothing", "wanted", "write")
 
 
-def test_bad_sampling_values(refusal, good):
-    line = refusal(good, "--prompt", "x", "--temperature", "-1")
-    says(line, "temperature", "got -1.0", "wanted 0 or more")
+@pytest.mark.parametrize(
+    ("option", "value", "parts"),
+    [
+        ("--temperature", "-1", ("got -1.0", "wanted 0 or more", "leave it out for 0.6")),
+        ("--temperature", "nan", ("got nan", "wanted 0 or more")),
+        ("--top-p", "0", ("got 0.0", "wanted above 0 and at most 1")),
+        ("--top-k", "-1", ("got -1", "wanted 0 or more")),
+        ("--min-p", "1.5", ("got 1.5", "wanted from 0 to 1")),
+        ("--max-tokens", "0", ("got 0", "wanted 1 or more")),
+        ("--seed", "-1", ("got -1", "wanted from 0", "leave it out for a random one")),
+    ],
+)
+def test_bad_sampling_values(refusal, good, option, value, parts):
+    name = option.removeprefix("--").replace("-", "_")
+    says(refusal(good, "--prompt", "x", option, value), name, *parts)
 
 
 @pytest.mark.parametrize("args", [["--temperature", "hot"], ["--nonsense"]])

@@ -113,9 +113,16 @@ NAME = "model.layers.1.self_attn.o_proj.scales"
     ("damage", "message"),
     [
         (lambda w: w.pop(NAME), f"{NAME}: missing"),
-        (lambda w: w.update({NAME: w[NAME][:-1]}), f"{NAME}: expected .*got"),
-        (lambda w: w.update({NAME: mx.zeros(w[NAME].shape, mx.uint32)}), f"{NAME}: expected"),
-        (lambda w: w.update({"model.extra": mx.zeros(1)}), "model.extra: not part of this model"),
+        (
+            lambda w: w.update({NAME: w[NAME][:-1]}),
+            f"{NAME}: got .*wanted .*belong together, fetch",
+        ),
+        (lambda w: w.update({NAME: mx.zeros(w[NAME].shape, mx.uint32)}), f"{NAME}: got uint32"),
+        (lambda w: w.update({NAME: mx.zeros(w[NAME].shape, mx.int8)}), f"{NAME}: got int8"),
+        (
+            lambda w: w.update({"model.extra": mx.zeros(1)}),
+            "model.extra, which is not part of this model",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(folder, damage, message):
