@@ -17,7 +17,7 @@ chat:  ## Talk to k2-nano in the browser (sets everything up first)
 
 test:  ## Run the tests; those of the page run where Chromium is installed
 	@sh scripts/setup.sh dev
-	@$(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check:  ## Lint, format, types and the direction of imports
 	@sh scripts/setup.sh dev
