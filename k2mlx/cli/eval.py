@@ -5,6 +5,7 @@
           [accepted values]}}], "order": bool}; matched as BFCL's AST check does
   text    bits per byte of the held-out documents in a folder of shards, each source by itself
   chat    unedited chats of three turns without tools, the user's lines drawn by seed
+  overlap how much of the held-out questions and documents stands in training shards after all
 
 Answers of tools and calls are greedy unless --temperature says otherwise. Progress goes to standard
 error.
@@ -14,6 +15,7 @@ Example:
   k2mlx eval calls cases.jsonl --model models/k2-nano --json
   k2mlx eval text --model models/k2-nano --data runs/shards --max-tokens 70000
   k2mlx eval chat --model models/k2-nano --seed 1 --count 20
+  k2mlx eval overlap --data runs/shards
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from k2mlx.generate.engine import Engine
     from k2mlx.generate.sampling import Sampling
 
+WHAT = "tools|calls|text|chat|overlap"
 SHOWN_FAILURES = 20
 
 
@@ -44,13 +47,14 @@ class Outcome(Protocol):
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="what", required=True, metavar="tools|calls|text|chat")
+    commands = parser.add_subparsers(dest="what", required=True, metavar=WHAT)
     tools = commands.add_parser("tools", help="our held-out tool questions")
     calls = commands.add_parser("calls", help="a function-calling set in JSONL")
     text = commands.add_parser("text", help="bits per byte of held-out text")
     chat = commands.add_parser("chat", help="unedited chats, to be read")
+    overlap = commands.add_parser("overlap", help="what is held out and stands in training data")
     calls.add_argument("file", metavar="FILE", help="JSONL, one case a line")
-    for command in (tools, calls, text, chat):
+    for command in (tools, calls, text, chat, overlap):
         command.add_argument(
             "--model", default="models/k2-nano", help="folder or name (default: %(default)s)"
         )
@@ -71,6 +75,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="read at most N tokens of a source, the beginning of each document (default: all)",
     )
+    overlap.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="folders of 'k2mlx data build'"
+    )
 
 
 def _sampling_arguments(
@@ -85,7 +92,13 @@ def _sampling_arguments(
 def run(args: argparse.Namespace) -> None:
     _check(args)
     path = find_model(args.model)
-    runs = {"tools": _run_tools, "calls": _run_calls, "text": _run_text, "chat": _run_chat}
+    runs = {
+        "tools": _run_tools,
+        "calls": _run_calls,
+        "text": _run_text,
+        "chat": _run_chat,
+        "overlap": _run_overlap,
+    }
     runs[args.what](args, path)
 
 
@@ -94,9 +107,9 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name, None)
         if value is not None and value < 1:
             raise RequestError(f"--{name}: got {value}, wanted 1 or more {unit}")
-    if args.what != "text":
+    if hasattr(args, "temperature"):
         _sampling(args, 0)
-    elif args.max_tokens is not None and args.max_tokens < 2:
+    elif args.what == "text" and args.max_tokens is not None and args.max_tokens < 2:
         raise RequestError(f"--max-tokens: got {args.max_tokens}, wanted 2 or more of a source")
 
 
@@ -169,6 +182,26 @@ def _run_chat(args: argparse.Namespace, path: Path) -> None:
     else:
         print(f"# {' '.join(f'{name}={value}' for name, value in setting.items())}, unedited\n")
         print(chat.transcript(chats))
+
+
+def _run_overlap(args: argparse.Namespace, path: Path) -> None:
+    from k2mlx.eval import overlap
+    from k2mlx.eval.questions import read_questions
+    from k2mlx.tokenizer import load_tokenizer
+
+    tokenizer, words = load_tokenizer(path), overlap.Words()
+    shards = overlap.training_shards(args.data)
+    questions = overlap.question_texts(read_questions())
+    wanted = [
+        overlap.texts_to_find("tool questions", questions, words),
+        *overlap.held_out_texts(args.data, tokenizer, words),
+    ]
+    with _progress(len(shards), "shards") as tick:
+        for shard in shards:
+            overlap.find(wanted, overlap.read_shard(shard, tokenizer), words)
+            tick(shard)
+    figures = {texts.name: texts.to_json() for texts in wanted}
+    print(json.dumps(figures) if args.json else overlap.table(wanted))
 
 
 def _first(cases: list, limit: int | None, balanced: Callable[[Any], str] | None = None) -> list:
