@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError, ConfigError
+from .fields import build, check_object, check_positive
 
-MOST = 2**31 - 1  # MLX counts in 32 bits
 CHAT_FORMATS = ("k2-nano", "kimi-k2-instruct", "kimi-k2-thinking", "kimi-k2.5")
 
 # Keys that say nothing about the computation: bookkeeping, training-time values, defaults of
@@ -48,15 +48,15 @@ class RopeScaling:
     def from_dict(cls, d: dict[str, Any] | None) -> RopeScaling | None:
         if d is None:
             return None
-        d = dict(_table(d, "rope_scaling"))
+        d = dict(check_object(d, "rope_scaling"))
         kind = d.pop("type", d.pop("rope_type", "yarn"))
         d.pop("rope_type", None)
         if kind != "yarn":
             raise ConfigError(
                 f"rope_scaling.type: got {kind!r}, wanted 'yarn' (or rope_scaling: null)"
             )
-        scaling = _build(cls, d, "rope_scaling.")
-        _check_positive(scaling, "rope_scaling.", zero=("mscale", "mscale_all_dim"))
+        scaling = build(cls, d, "rope_scaling.")
+        check_positive(scaling, "rope_scaling.", zero=("mscale", "mscale_all_dim"))
         return scaling
 
 
@@ -72,7 +72,7 @@ class QuantSpec:
 
     @classmethod
     def from_dict(cls, d: dict[str, Any], where: str) -> QuantSpec:
-        spec = _build(cls, d, where)
+        spec = build(cls, d, where)
         if spec.mode not in ("affine", "symmetric"):
             raise ConfigError(f"{where}mode: got {spec.mode!r}, wanted 'affine' or 'symmetric'")
         bits = (4,) if spec.mode == "symmetric" else (2, 3, 4, 5, 6, 8)
@@ -99,13 +99,13 @@ class Quantization:
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Quantization:
         specs: dict[str, QuantSpec] = {}
-        for key, value in _table(d, "quantization").items():
+        for key, value in check_object(d, "quantization").items():
             where = f"quantization.{key}"
             if key not in cls.__dataclass_fields__:
                 wanted = ", ".join(cls.__dataclass_fields__)
                 raise ConfigError(f"{where}: unknown key; wanted {wanted}")
             if value is not None:
-                specs[key] = QuantSpec.from_dict(_table(value, where), f"{where}.")
+                specs[key] = QuantSpec.from_dict(check_object(value, where), f"{where}.")
         return cls(**specs)
 
 
@@ -163,7 +163,7 @@ class ModelConfig:
     def from_dict(cls, d: dict[str, Any]) -> ModelConfig:
         """Check a config.json's content. Raises ConfigError naming the key, what it holds and what
         is built."""
-        d = dict(_table(d, "config"))
+        d = dict(check_object(d, "config"))
         if isinstance(d.get("text_config"), dict):  # K2.5 keeps the language model in a part
             d = dict(d["text_config"])
         _check_fixed(d)
@@ -194,7 +194,7 @@ class ModelConfig:
                 f"config.json: unknown keys are not used: {', '.join(unknown)}", stacklevel=2
             )
         known = {k: v for k, v in d.items() if k in cls.__dataclass_fields__}
-        config = _build(cls, known | values, "")
+        config = build(cls, known | values, "")
         config._check()
         return config
 
@@ -224,7 +224,7 @@ class ModelConfig:
         return layer < self.first_k_dense_replace
 
     def _check(self) -> None:
-        _check_positive(self, "", zero=("first_k_dense_replace",))
+        check_positive(self, "", zero=("first_k_dense_replace",))
         for token in self.eos_token_id:
             if type(token) is not int or not 0 <= token < self.vocab_size:
                 raise ConfigError(
@@ -289,55 +289,3 @@ def _chat_format(values: dict[str, Any]) -> str:
     if values["checkpoint_format"] != "int4":
         return "kimi-k2-instruct"
     return "kimi-k2.5" if scaling and scaling.beta_fast == 32 else "kimi-k2-thinking"
-
-
-def _table(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: got {value!r}, wanted a JSON object")
-    return value
-
-
-def _check_positive(config: RopeScaling | ModelConfig, where: str, zero: tuple[str, ...]) -> None:
-    """Every number is above 0; those named in `zero` may be 0."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        least = "0 or more" if field.name in zero else "more than 0"
-        if field.type in ("int", "float") and (value < 0 or (not value and field.name not in zero)):
-            raise ConfigError(f"{where}{field.name}: got {value}, wanted {least}")
-
-
-def _build(
-    cls: type[RopeScaling | QuantSpec | ModelConfig], values: dict[str, Any], where: str
-) -> Any:
-    """Make the dataclass `cls`, with types checked: bool is no number, 8.0 is an int, 8 is a
-    float."""
-    known = {f.name: f for f in fields(cls)}
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{where}{key}: unknown key; wanted one of {', '.join(known)}")
-    out = {}
-    for name, field in known.items():
-        if name not in values:
-            if field.default is MISSING:
-                raise ConfigError(f"{where}{name}: missing; wanted {field.type}")
-            continue
-        out[name] = _typed(values[name], str(field.type), where + name)
-    return cls(**out)
-
-
-def _typed(value: Any, kind: str, where: str) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    number = number and -MOST <= value <= MOST  # neither infinite nor NaN
-    if kind == "int":
-        if not number or value != int(value):
-            raise ConfigError(f"{where}: got {value!r}, wanted a whole number")
-        return int(value)
-    if kind == "float":
-        if not number:
-            raise ConfigError(f"{where}: got {value!r}, wanted a number")
-        return float(value)
-    if kind == "bool" and not isinstance(value, bool):
-        raise ConfigError(f"{where}: got {value!r}, wanted true or false")
-    if kind == "str" and not isinstance(value, str):
-        raise ConfigError(f"{where}: got {value!r}, wanted a string")
-    return value

@@ -8,7 +8,7 @@ What passes here renders without further questions. Keys that no format writes (
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from k2mlx.errors import RequestError
+from k2mlx.fields import want
 
 Message = Mapping[str, Any]
 ToolSpec = Mapping[str, Any]
@@ -22,7 +22,7 @@ def check_messages(messages: Any) -> None:
     A role may be any name: what is not user or assistant is written under the system marker, as
     Kimi's templates do.
     """
-    _want(isinstance(messages, list | tuple), "messages", messages, "a list of messages")
+    want(isinstance(messages, list | tuple), "messages", messages, "a list of messages")
     for index, message in enumerate(messages):
         _check_message(message, f"messages[{index}]")
 
@@ -31,9 +31,9 @@ def check_tools(tools: Any) -> None:
     """Raise RequestError unless `tools` is None or a list of JSON objects."""
     if tools is None:
         return
-    _want(isinstance(tools, list | tuple), "tools", tools, "a list of tools")
+    want(isinstance(tools, list | tuple), "tools", tools, "a list of tools")
     for index, tool in enumerate(tools):
-        _want(isinstance(tool, Mapping), f"tools[{index}]", tool, '{"type": "function", ...}')
+        want(isinstance(tool, Mapping), f"tools[{index}]", tool, '{"type": "function", ...}')
 
 
 def count_calls(messages: Sequence[Message]) -> int:
@@ -47,21 +47,21 @@ def is_image(part: Mapping[str, Any]) -> bool:
 
 
 def _check_message(message: Any, at: str) -> None:
-    _want(isinstance(message, Mapping), at, message, '{"role": ..., "content": ...}')
+    want(isinstance(message, Mapping), at, message, '{"role": ..., "content": ...}')
     role = message.get("role")
-    _want(isinstance(role, str) and role, f"{at}.role", role, "user, assistant, system or tool")
+    want(isinstance(role, str) and role, f"{at}.role", role, "user, assistant, system or tool")
     _check_content(message.get("content"), f"{at}.content")
     for key in ("name", "reasoning_content"):
         value = message.get(key)
-        _want(value is None or isinstance(value, str), f"{at}.{key}", value, "a string")
+        want(value is None or isinstance(value, str), f"{at}.{key}", value, "a string")
     if role == "tool":
         call_id = message.get("tool_call_id")
-        _want(isinstance(call_id, str), f"{at}.tool_call_id", call_id, "the id of the call")
+        want(isinstance(call_id, str), f"{at}.tool_call_id", call_id, "the id of the call")
     calls = message.get("tool_calls")
     if not calls and (calls is None or isinstance(calls, list | tuple)):
         return
-    _want(isinstance(calls, list | tuple), f"{at}.tool_calls", calls, "a list of calls")
-    _want(role == "assistant", f"{at}.tool_calls", calls, f"no calls in a {role} message")
+    want(isinstance(calls, list | tuple), f"{at}.tool_calls", calls, "a list of calls")
+    want(role == "assistant", f"{at}.tool_calls", calls, f"no calls in a {role} message")
     for index, call in enumerate(calls):
         _check_call(call, f"{at}.tool_calls[{index}]")
 
@@ -69,28 +69,21 @@ def _check_message(message: Any, at: str) -> None:
 def _check_content(content: Any, at: str) -> None:
     if content is None or isinstance(content, str):
         return
-    _want(isinstance(content, list | tuple), at, content, "a string, null or a list of parts")
+    want(isinstance(content, list | tuple), at, content, "a string, null or a list of parts")
     for index, part in enumerate(content):
         here = f"{at}[{index}]"
-        _want(isinstance(part, Mapping), here, part, '{"type": "text", "text": ...}')
+        want(isinstance(part, Mapping), here, part, '{"type": "text", "text": ...}')
         if not is_image(part):
-            _want(isinstance(part.get("text"), str), f"{here}.text", part.get("text"), "a string")
+            want(isinstance(part.get("text"), str), f"{here}.text", part.get("text"), "a string")
 
 
 def _check_call(call: Any, at: str) -> None:
     wanted = '{"id": ..., "function": {"name": ..., "arguments": ...}}'
-    _want(isinstance(call, Mapping), at, call, wanted)
+    want(isinstance(call, Mapping), at, call, wanted)
     call_id, function = call.get("id"), call.get("function")
-    _want(call_id is None or isinstance(call_id, str), f"{at}.id", call_id, "a string or none")
-    _want(isinstance(function, Mapping), f"{at}.function", function, wanted)
+    want(call_id is None or isinstance(call_id, str), f"{at}.id", call_id, "a string or none")
+    want(isinstance(function, Mapping), f"{at}.function", function, wanted)
     name, arguments = function.get("name"), function.get("arguments")
-    _want(isinstance(name, str) and name, f"{at}.function.name", name, "the function's name")
+    want(isinstance(name, str) and name, f"{at}.function.name", name, "the function's name")
     good = isinstance(arguments, str | Mapping)
-    _want(good, f"{at}.function.arguments", arguments, "a JSON object or its text")
-
-
-def _want(good: Any, at: str, got: Any, wanted: str) -> None:
-    if not good:
-        shown = repr(got)
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        raise RequestError(f"{at}: got {shown}, wanted {wanted}")
+    want(good, f"{at}.function.arguments", arguments, "a JSON object or its text")

@@ -1,10 +1,9 @@
 """A data recipe (`data.toml`): which sources become which shards, and the vocabulary."""
 
-import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from k2mlx.data import chats, sgd, tool_chats
 from k2mlx.data.context import Context
@@ -12,6 +11,7 @@ from k2mlx.data.corpus import TextSource
 from k2mlx.data.sample import SamplePart
 from k2mlx.data.schema import Conversation, read_conversations
 from k2mlx.errors import ConfigError
+from k2mlx.fields import build, read_toml
 
 
 def jsonl(path: Path, context: Context) -> Iterator[Conversation]:
@@ -65,19 +65,11 @@ class Recipe:
     distractors: tuple[dict[str, str], ...] = field(default=())
 
 
-T = TypeVar("T")
-
-
 def read_recipe(path: Path) -> Recipe:
     """Reads and checks a recipe. Raises ConfigError that names the table and the key."""
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such recipe; wanted a data.toml.")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}.") from error
+    table = read_toml(path, "models/k2-nano/data.toml")
     _known(table, {"seed", "text", "chat", "vocabulary", "distractors"}, str(path))
-    texts = [_make(TextSource, row, f"{path}: text") for row in table.get("text", [])]
+    texts = [build(TextSource, row, f"{path}: text.") for row in table.get("text", [])]
     shards = [_chat_shard(row, f"{path}: chat") for row in table.get("chat", [])]
     names = [row.name for row in [*texts, *shards]]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -85,12 +77,12 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"{path}: shard names {repeated} come more than once; rename one.")
     vocabulary = table.get("vocabulary", {})
     _known(vocabulary, {"size", "part"}, f"{path}: vocabulary")
-    where = f"{path}: vocabulary.part"
+    where = f"{path}: vocabulary.part."
     return Recipe(
         tuple(texts),
         tuple(shards),
         vocabulary.get("size", 8192),
-        tuple(_make(SamplePart, row, where) for row in vocabulary.get("part", [])),
+        tuple(build(SamplePart, row, where) for row in vocabulary.get("part", [])),
         table.get("seed", 0),
         tuple(table.get("distractors", [])),
     )
@@ -101,21 +93,13 @@ def _chat_shard(row: dict[str, Any], where: str) -> ChatShardRecipe:
     name = row.get("name")
     if not isinstance(name, str):
         raise ConfigError(f"{where}: expected a name, got {name!r}.")
-    sources = [_make(ChatSource, one, f"{where} {name}.source") for one in row.get("source", [])]
+    sources = [build(ChatSource, one, f"{where} {name}.source.") for one in row.get("source", [])]
     for source in sources:
         if source.kind not in KINDS:
             raise ConfigError(
                 f"{where} {name}: expected a kind out of {', '.join(KINDS)}, got {source.kind!r}."
             )
     return ChatShardRecipe(name, tuple(sources), tuple(row.get("max_tokens", [1536])))
-
-
-def _make(kind: type[T], row: dict[str, Any], where: str) -> T:
-    _known(row, {one.name for one in fields(kind)}, where)  # ty: ignore[invalid-argument-type]
-    try:
-        return kind(**row)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {str(error).split('.')[-1]}; got {sorted(row)}.") from error
 
 
 def _known(row: dict[str, Any], keys: set[str], where: str) -> None:

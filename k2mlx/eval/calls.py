@@ -18,6 +18,7 @@ from typing import Any
 from k2mlx.chat import CallEnd, Event, Text, check_messages, check_tools
 from k2mlx.errors import RequestError
 from k2mlx.eval.matching import match_calls
+from k2mlx.fields import want
 
 # What one assistant turn is asked with: (messages, tools) -> its events.
 Ask = Callable[[list[dict[str, Any]], list[dict[str, Any]]], Iterable[Event]]
@@ -136,37 +137,30 @@ def _read_case(line: str, name: str) -> Case:
         case = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"not JSON ({error})") from error
-    _want(isinstance(case, dict), "the line", case, "a JSON object")
+    want(isinstance(case, dict), "the line", case, "a JSON object")
     for key in ("messages", "gold"):
-        _want(key in case, key, "nothing", "a list")
+        want(key in case, key, "nothing", "a list")
     messages, tools = case["messages"], case.get("tools") or []
     check_messages(messages)
     check_tools(tools)
-    _want(len(messages) > 0, "messages", messages, "at least one message")
+    want(len(messages) > 0, "messages", messages, "at least one message")
     tools = [
         tool if "function" in tool else {"type": "function", "function": tool} for tool in tools
     ]
     order = case.get("order", False)
-    _want(isinstance(order, bool), "order", order, "true or false")
+    want(isinstance(order, bool), "order", order, "true or false")
     gold = case["gold"]
-    _want(isinstance(gold, list), "gold", gold, "a list of calls")
+    want(isinstance(gold, list), "gold", gold, "a list of calls")
     for index, call in enumerate(gold):
         _check_gold(call, f"gold[{index}]")
     return Case(str(case.get("id", name)), messages, tools, gold, order)
 
 
 def _check_gold(call: Any, at: str) -> None:
-    _want(isinstance(call, dict), at, call, '{"name": ..., "arguments": {...}}')
+    want(isinstance(call, dict), at, call, '{"name": ..., "arguments": {...}}')
     name, arguments = call.get("name"), call.get("arguments")
-    _want(isinstance(name, str) and name, f"{at}.name", name, "the function's name")
-    _want(isinstance(arguments, dict), f"{at}.arguments", arguments, "an object")
+    want(isinstance(name, str) and name, f"{at}.name", name, "the function's name")
+    want(isinstance(arguments, dict), f"{at}.arguments", arguments, "an object")
     for key, accepted in arguments.items():
         good = isinstance(accepted, list)
-        _want(good, f"{at}.arguments.{key}", accepted, "a list of accepted values")
-
-
-def _want(good: Any, at: str, got: Any, wanted: str) -> None:
-    if not good:
-        shown = repr(got)
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        raise RequestError(f"{at}: got {shown}, wanted {wanted}")
+        want(good, f"{at}.arguments.{key}", accepted, "a list of accepted values")

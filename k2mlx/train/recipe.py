@@ -16,13 +16,13 @@ text = { novels = 1.0 }          # shard name = weight
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..fields import build, read_toml
 from .optimizer import OptimizerConfig
 
 
@@ -96,18 +96,11 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read a TOML recipe. Raises ConfigError naming the key, what it holds and what is wanted."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such recipe; wanted a TOML file such as models/k2-nano/pretrain.toml"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
+    content = read_toml(path, "models/k2-nano/pretrain.toml")
     try:
         return _recipe(content, path.parent)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {error}; mend the recipe") from None
 
 
 def _recipe(content: dict[str, Any], folder: Path) -> Recipe:
@@ -119,7 +112,7 @@ def _recipe(content: dict[str, Any], folder: Path) -> Recipe:
     names = [stage.name for stage in built]
     if len(set(names)) < len(names):
         raise ConfigError(f"stage names: got {', '.join(names)}; each must be different")
-    optimizer = _build(OptimizerConfig, content.pop("optimizer", {}), "optimizer.")
+    optimizer = build(OptimizerConfig, content.pop("optimizer", {}), "optimizer.")
     if optimizer.kind not in ("muon", "adamw"):
         raise ConfigError(f"optimizer.kind: got {optimizer.kind!r}, wanted 'muon' or 'adamw'")
     values: dict[str, Any] = content | {"stages": built, "optimizer": optimizer}
@@ -128,7 +121,7 @@ def _recipe(content: dict[str, Any], folder: Path) -> Recipe:
             values[key] = folder / values[key]
             if not values[key].is_file():
                 raise ConfigError(f"{key}: got {values[key]}, wanted a file that is there")
-    recipe = _build(Recipe, values, "")
+    recipe = build(Recipe, values, "")
     if recipe.model.name != "config.json":
         raise ConfigError(f"model: got {recipe.model.name!r}, wanted the path of a config.json")
     if recipe.dtype not in ("auto", "float32", "bfloat16"):
@@ -137,7 +130,7 @@ def _recipe(content: dict[str, Any], folder: Path) -> Recipe:
 
 
 def _stage(content: Any, where: str) -> Stage:
-    stage = _build(Stage, content, where)
+    stage = build(Stage, content, where)
     if stage.kind not in ("text", "chat", "mixed"):
         raise ConfigError(f"{where}kind: got {stage.kind!r}, wanted 'text', 'chat' or 'mixed'")
     if stage.steps is None and stage.tokens is None and stage.minutes is None:
@@ -184,33 +177,3 @@ def with_minutes(recipe: Recipe, scale: float | None, given: Iterable[str]) -> R
         m = stage.minutes * scale if stage.minutes and scale else stage.minutes
         stages.append(replace(stage, minutes=minutes.get(stage.name, m)))
     return replace(recipe, stages=tuple(stages))
-
-
-def _build(cls: Any, values: Any, where: str) -> Any:
-    """Make the dataclass, with unknown keys, missing keys and wrong types reported by name."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where.rstrip('.: ')}: got {values!r}, wanted a table")
-    known = {f.name: f for f in fields(cls)}
-    public = [name for name in known if name != "stages"]
-    for key, value in values.items():
-        if key not in known:
-            raise ConfigError(f"{where}{key}: unknown key; wanted one of {', '.join(public)}")
-        if not _fits(value, str(known[key].type)):
-            kind = str(known[key].type).replace(" | None", "")
-            raise ConfigError(f"{where}{key}: got {value!r}, wanted {kind}")
-    try:
-        return cls(**values)
-    except TypeError:
-        required = [n for n in ("model", "name", "kind", "length", "rows", "lr") if n in known]
-        missing = [name for name in required if name not in values]
-        raise ConfigError(f"{where}{missing[0] if missing else '?'}: missing") from None
-
-
-def _fits(value: Any, kind: str) -> bool:
-    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "Path": Path}
-    wanted = kinds.get(kind.replace(" | None", ""))
-    if kind.startswith("dict"):
-        return isinstance(value, dict)
-    if wanted is None:  # nested parts, built above
-        return True
-    return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))

@@ -103,8 +103,8 @@ def test_the_recipe_that_ships_is_good():
     [
         ("seed = ", "not TOML"),
         ("colour = 3", "unknown keys"),
-        ('[[text]]\nname = "a"', "missing 3 required"),
-        ('[[text]]\nname = "a"\nweight = 3', "unknown keys"),
+        ('[[text]]\nname = "a"', "text.path: missing, wanted a string"),
+        ('[[text]]\nname = "a"\nweight = 3', "text.weight: unknown key"),
         ("[[chat]]\nmax_tokens = [3]", "expected a name"),
         (
             '[[chat]]\nname="c"\n[[chat.source]]\nkind="x"\npath=""\nlicence=""\nsource=""',

@@ -250,15 +250,15 @@ def test_bits_per_byte_of_a_model_that_knows_nothing(data):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("warmup = 3", "warmpu = 3", "stage 1: warmpu: unknown key; wanted one of name"),
+        ("warmup = 3", "warmpu = 3", "stage 1: warmpu: unknown key, wanted one of name"),
         ('kind = "text"', 'kind = "prose"', "kind: got 'prose', wanted 'text', 'chat'"),
         ("steps = 12", "", "wanted at least one of steps, tokens and minutes"),
-        ("steps = 12", "steps = 1.5", "steps: got 1.5, wanted int"),
+        ("steps = 12", "steps = 1.5", "steps: got 1.5, wanted a whole number"),
         ("rows = 4\naccumulate", "accumulate", "stage 1: rows: missing"),
         ("length = 32", "length = 0", "length: got 0"),
         ("adam_scale = 0.5", "beta3 = 1", "optimizer.beta3: unknown key"),
         ("adam_scale = 0.5", 'kind = "sgd"', "optimizer.kind: got 'sgd'"),
-        ("log_every = 4", "log_evry = 4", "log_evry: unknown key; wanted one of model"),
+        ("log_every = 4", "log_evry = 4", "log_evry: unknown key, wanted one of model"),
         ("log_every = 4", 'dtype = "int8"', "dtype: got 'int8'"),
         ('name = "blend"', 'name = "text"', "each must be different"),
         ("chat = { c = 1 }", "", "chat: wanted shard names"),
