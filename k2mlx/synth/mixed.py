@@ -115,6 +115,15 @@ def ask_one(talk: Talk, box: Toolbox) -> None:
     talk.answer(said)
 
 
+def _ask(talk: Talk, box: Toolbox, name: str) -> Call:
+    """One question for this tool, answered."""
+    asked, call, said = _asked(box, name)
+    talk.user(asked)
+    talk.call(call)
+    talk.answer(said)
+    return call
+
+
 def _asked(box: Toolbox, name: str) -> tuple[str, Call, str]:
     """(question, call, answer) for one tool."""
     rng = box.rng
@@ -137,10 +146,7 @@ def _asked(box: Toolbox, name: str) -> tuple[str, Call, str]:
 def _sum_and_more(talk: Talk, box: Toolbox) -> None:
     """A sum, then one or two steps that go on from its result or ask for the next sum."""
     rng = box.rng
-    asked, call, said = _asked(box, "calculator")
-    talk.user(asked)
-    talk.call(call)
-    talk.answer(said)
+    call = _ask(talk, box, "calculator")
     for _ in range(rng.choice((1, 1, 2))):
         if call.result.startswith("Error") or rng.random() < 0.3:
             noun, expression = arithmetic.short_sum(rng)
@@ -161,10 +167,7 @@ def _sum_and_more(talk: Talk, box: Toolbox) -> None:
 
 def _place_and_more(talk: Talk, box: Toolbox) -> None:
     rng = box.rng
-    asked, call, said = _asked(box, "clock")
-    talk.user(asked)
-    talk.call(call)
-    talk.answer(said)
+    _ask(talk, box, "clock")
     for _ in range(rng.choice((1, 1, 2))):
         place = clock.draw_place(rng)
         talk.user(typed(rng.choice(_MORE_PLACES).replace("{p}", place), rng))

@@ -51,7 +51,7 @@ class TrainStep:
         self.model, self.optimizer, self.dtype = model, optimizer, dtype
         self._stored_as, self._chunk = stored_as, loss_chunk
         self._gradients: dict[bool, Callable[..., Any]] = {}
-        self._update = mx.compile(self._make_update)
+        self.update = mx.compile(self._updated)
 
     def gradients(
         self, params: Arrays, biases: Arrays, batch: dict[str, mx.array], qat: bool = False
@@ -65,22 +65,6 @@ class TrainStep:
             self._gradients[qat] = mx.compile(self._make_gradients(qat))
         arrays = batch["tokens"], batch["segments"], batch["loss"]
         return self._gradients[qat](params, biases, *arrays)
-
-    def update(
-        self,
-        params: Arrays,
-        biases: Arrays,
-        state: Arrays,
-        grads: Arrays,
-        loads: mx.array,
-        weight: mx.array,
-        lr: mx.array,
-        router_rate: mx.array,
-    ) -> tuple[Arrays, Arrays, Arrays, mx.array]:
-        """The gradients' sum divided by `weight` (the sum of the loss weights), clipped and
-        applied. Returns parameters, biases, optimiser state and the gradient's norm before
-        clipping."""
-        return self._update(params, biases, state, grads, loads, weight, lr, router_rate)
 
     def set_weights(self, params: Arrays, biases: Arrays, qat: bool = False) -> None:
         """Give the model weights as the forward pass takes them."""
@@ -112,7 +96,7 @@ class TrainStep:
 
         return gradients
 
-    def _make_update(
+    def _updated(
         self,
         params: Arrays,
         biases: Arrays,
@@ -123,6 +107,9 @@ class TrainStep:
         lr: mx.array,
         router_rate: mx.array,
     ) -> tuple[Arrays, Arrays, Arrays, mx.array]:
+        """What `update` compiles: the gradients' sum divided by `weight` (the sum of the loss
+        weights), clipped and applied. Returns parameters, biases, optimiser state and the
+        gradient's norm before clipping."""
         grads = {name: g / weight for name, g in grads.items()}
         grads, norm = clip_gradients(grads, self.optimizer.clip)
         params, state = apply_gradients(self.optimizer, params, grads, state, lr)

@@ -1,7 +1,9 @@
 """A scripted model: no weights, but a real cache, so that every token depends on all before it."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,33 +14,20 @@ from k2mlx.config import ModelConfig
 from k2mlx.generate.engine import Engine
 from k2mlx.load import Loaded
 from k2mlx.tokenizer import ByteTokenizer
+from tests.models import TINY
 
 VOCABULARY = 17 + 256
 CONTEXT = 256
 
 
 def tiny_config(**changes) -> ModelConfig:
-    values = {
+    values: dict[str, Any] = {
         "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "moe_intermediate_size": 16,
         "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "n_routed_experts": 8,
-        "num_experts_per_tok": 2,
-        "q_lora_rank": 24,
-        "kv_lora_rank": 32,
-        "qk_nope_head_dim": 16,
-        "qk_rope_head_dim": 8,
-        "v_head_dim": 16,
         "max_position_embeddings": CONTEXT,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 50000.0,
-        "routed_scaling_factor": 2.0,
-        "chat_format": "k2-nano",
+        "eos_token_id": (),
     }
-    return ModelConfig(**(values | changes))
+    return replace(TINY, **(values | changes))
 
 
 class ScriptedModel(nn.Module):

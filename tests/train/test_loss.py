@@ -8,40 +8,26 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from k2mlx.config import ModelConfig, Quantization, QuantSpec
 from k2mlx.model import Model
 from k2mlx.nn.quant import k2_dequantize, k2_quantize
 from k2mlx.train.loss import weighted_loss
 from k2mlx.train.optimizer import OptimizerConfig, init_state
 from k2mlx.train.qat import compute_weights
 from k2mlx.train.step import TrainStep, split_parameters
+from tests.folders import folder_config
 
-CONFIG = ModelConfig(
+CONFIG = folder_config(
     vocab_size=64,
     hidden_size=32,
-    intermediate_size=64,
     moe_intermediate_size=32,
     num_hidden_layers=2,
-    num_attention_heads=2,
     n_routed_experts=8,
     num_experts_per_tok=2,
-    q_lora_rank=32,
-    kv_lora_rank=32,
     qk_nope_head_dim=16,
     qk_rope_head_dim=8,
     v_head_dim=16,
     max_position_embeddings=128,
-    rms_norm_eps=1e-6,
-    rope_theta=50000.0,
-    routed_scaling_factor=2.827,
     initializer_range=0.1,
-    chat_format="k2-nano",
-    quantization=Quantization(
-        experts=QuantSpec(4, 32, "symmetric"),
-        rest=QuantSpec(8, 32),
-        embed_tokens=QuantSpec(4, 32),
-        lm_head=QuantSpec(4, 32),
-    ),
 )
 
 
