@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -234,8 +235,8 @@ def test_options_that_cannot_be_read(good, capfd, args):
     assert capfd.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.skipif(find_spec("gradio") is None, reason="the page needs gradio")
 def test_port_in_use(good):
-    pytest.importorskip("gradio")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
