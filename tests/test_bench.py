@@ -41,7 +41,7 @@ def test_the_timed_peer_has_our_quantisation(folder):
 
     from k2mlx.bench.peer import build
 
-    loaded = load(folder)
+    loaded = load(folder, as_stored=True)
     ours = loaded.model.named_parameters()
     theirs = dict(tree_flatten(build(loaded).parameters()))
     prefix = "model.layers.1.mlp"

@@ -56,7 +56,7 @@ def theirs(order: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
 
     from k2mlx.bench.peer import build
 
-    loaded = load(order["model"])
+    loaded = load(order["model"], as_stored=True)
     _save_logits(order, build(_in_float32(loaded), exact=True))
     model = build(loaded)
     del loaded
@@ -97,7 +97,7 @@ def _about(loaded: Loaded) -> dict[str, Any]:
 def _in_float32(loaded: Loaded) -> Loaded:
     """The model to compare with: in 16 bits, rounding alone would flip experts."""
     same = loaded.model.model.norm.weight.dtype == mx.float32
-    return loaded if same else load(loaded.path, mx.float32)
+    return loaded if same else load(loaded.path, mx.float32, as_stored=True)
 
 
 def _save_logits(order: dict[str, Any], model: Callable[[mx.array], mx.array]) -> None:

@@ -14,7 +14,8 @@ from k2mlx.weights.names import count_parameters
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What is loaded. Units: `parameters` counts weights as trained (packed codes unpacked)."""
+    """What is loaded. `parameters` counts weights as trained (packed codes unpacked), `bytes` the
+    files."""
 
     name: str
     parameters: int
@@ -35,11 +36,11 @@ class Ready(NamedTuple):
 
 def describe(loaded: Loaded) -> Ready:
     """Called on the engine's thread."""
-    config, model = loaded.config, loaded.model
+    config = loaded.config
     info = EngineInfo(
         name=loaded.path.name,
         parameters=count_parameters(config),
-        bytes=sum(value.nbytes for value in model.named_parameters().values()),
+        bytes=loaded.bytes,
         context=config.max_position_embeddings,
         device=str(mx.default_device().type).removeprefix("DeviceType."),
     )

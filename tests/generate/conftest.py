@@ -95,6 +95,7 @@ def make_engine():
             tokenizer or ByteTokenizer(),
             config or tiny_config(),
             Path("models/scripted"),
+            bytes=0,
         )
         engines.append(Engine(lambda: loaded, **options))
         return engines[-1]
