@@ -83,21 +83,12 @@ def fake_quantize(w: mx.array, spec: QuantSpec) -> mx.array:
     return w + mx.stop_gradient(rounded.astype(w.dtype) - fixed)
 
 
-def expand_first(rows: int, least: int) -> bool:
-    """Whether to expand a quantised matrix and multiply densely. MLX's CPU kernels for quantised
-    matrices work row by row: at `least` rows, expanding once is quicker, at 256 fifty times."""
-    return rows >= least and mx.default_device() == mx.cpu
-
-
 def quantized_matmul(
     x: mx.array, parts: list[mx.array], spec: QuantSpec, transpose: bool = True
 ) -> mx.array:
     """x [..., L, I] times parts = weight, scales, biases of [..., O, I] (or of [..., I, O], not
     transposed)."""
     weight, scales, biases = parts
-    if expand_first(x.shape[-2], least=4):
-        w = mx.dequantize(weight, scales, biases, spec.group_size, spec.bits)
-        return x @ (w.swapaxes(-1, -2) if transpose else w)
     return mx.quantized_matmul(x, weight, scales, biases, transpose, spec.group_size, spec.bits)
 
 
@@ -158,7 +149,8 @@ class QuantizedExpertLinear(nn.Module):
     def __call__(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
         weight, scales, biases = self.weight, self.scales, self.biases
         group_size, bits = self.spec.group_size, self.spec.bits
-        if expand_first(indices.size, least=3 * weight.shape[0]):
+        # MLX's CPU kernel works row by row: with several rows an expert, expanding once is quicker.
+        if mx.default_device() == mx.cpu and indices.size >= 3 * weight.shape[0]:
             w = mx.dequantize(weight, scales, biases, group_size, bits).swapaxes(-1, -2)
             return mx.gather_mm(x, w, rhs_indices=indices, sorted_indices=in_order)
         return mx.gather_qmm(
