@@ -47,8 +47,9 @@ def run(args: argparse.Namespace) -> None:
 
 def read_request(file: str) -> dict[str, Any]:
     """The JSON object in the file; messages and tools in it are checked when they are rendered."""
+    content = read_bytes(file)
     try:
-        request = json.loads(read_bytes(file))
+        request = json.loads(content)
     except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
         raise RequestError(f"{file}: not JSON ({error}); wanted one JSON object") from error
     if not isinstance(request, dict) or "messages" not in request:

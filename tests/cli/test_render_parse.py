@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_read_is_one_line_and_exit_2(
 ):
     monkeypatch.chdir(tmp_path)
     assert main([command, "--format", "k2-nano", name]) == 2
-    check_one_line(capfd, wanted)
+    check_one_line(capfd, f"k2mlx: {name}: {wanted}")
 
 
 def test_a_format_that_is_not_built_says_so(request_file, capfd):
