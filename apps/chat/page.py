@@ -110,7 +110,7 @@ class Page:
         temperature: float,
         top_p: float,
         max_tokens: float,
-        seed: str,
+        seed: str | None,
         request: gr.Request,
     ) -> AsyncIterator[Changes]:
         """Send the text and show the answer as it grows."""
@@ -205,10 +205,10 @@ def _sampling(context: int) -> list[gr.components.Component]:
         ]
 
 
-def _settings(temperature: float, top_p: float, max_tokens: float, seed: str) -> Sampling:
+def _settings(temperature: float, top_p: float, max_tokens: float, seed: str | None) -> Sampling:
     """What the panel says. Raises: RequestError."""
     try:
-        number = int(seed) if seed.strip() else None
+        number = int(seed) if seed and seed.strip() else None
     except ValueError as error:
         raise RequestError(
             f"seed: got {seed!r}, wanted a whole number; correct it, or leave it empty"

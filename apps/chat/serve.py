@@ -5,6 +5,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def serve(
             run(engine, listener, lambda: announce(address, browser))
 
 
-def run(engine: "Engine", listener: socket.socket, ready: Callable[[], None]) -> None:
+def run(engine: "Engine", listener: socket.socket, ready: Callable[[], object]) -> None:
     """Serve the page of `engine` on a bound socket until interrupted; `ready` is called once."""
     _stay_private()
     import gradio as gr
@@ -71,7 +72,7 @@ def run(engine: "Engine", listener: socket.socket, ready: Callable[[], None]) ->
         pwa=False,
         mcp_server=False,
         enable_monitoring=False,
-        show_error=False,
+        show_error=True,
     )
 
     class Server(uvicorn.Server):
@@ -81,7 +82,8 @@ def run(engine: "Engine", listener: socket.socket, ready: Callable[[], None]) ->
 
     # Open pages keep a connection for ever, so the end does not wait for them.
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
-    Server(config).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # the way to end it, so no error
+        Server(config).run(sockets=[listener])
 
 
 def open_socket(host: str, port: int | None) -> socket.socket:
@@ -165,11 +167,15 @@ def _say_loaded(engine: "Engine") -> None:
     print(f"Loaded {size} on the {info.device.upper()}; opening the page", flush=True)
 
 
-def announce(address: str, browser: bool) -> None:
-    """Tell where the page is, and open it there."""
+def announce(address: str, browser: bool) -> threading.Thread | None:
+    """Tell where the page is and open it there. Returns the thread that does, if any."""
     print(f"Ready: {address}  (Ctrl-C ends it)", flush=True)
-    if browser:  # some browsers are started in the foreground and would hold the server up
-        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+    if not browser:
+        return None
+    # Some browsers run in the foreground of whoever starts them, and would hold the server up.
+    opening = threading.Thread(target=webbrowser.open, args=(address,), daemon=True)
+    opening.start()
+    return opening
 
 
 def _stay_private() -> None:

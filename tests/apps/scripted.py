@@ -1,12 +1,11 @@
 """A model of a few rules behind the engine's own channel, and the page served with it.
 
 What it answers depends on the last message only, so that a page can be driven without weights.
-As a program it serves the page: python -m tests.apps.scripted PORT
+As a program it serves the page: python -m tests.apps.scripted
 """
 
 import json
 import re
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -110,17 +109,17 @@ def call(name: str, arguments: dict) -> str:
     )
 
 
-def main(port: int) -> None:
+def main() -> None:
     from importlib import import_module
 
     from k2mlx.cli.chat import load_app
 
     serve = import_module(f"{load_app('chat').__name__}.serve")
-    listener = serve.open_socket("127.0.0.1", port)
+    listener = serve.open_socket("127.0.0.1", None)
     serve.run(
         ScriptedEngine(delay=0.01), listener, lambda: serve.announce(serve.url(listener), False)
     )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()
