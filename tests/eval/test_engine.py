@@ -22,7 +22,9 @@ def noise(context):
     config = replace(TINY, vocab_size=tokenizer.vocab_size, max_position_embeddings=context)
 
     def load():
-        return Loaded(build(config, random_weights(config, 0)), tokenizer, config, Path("random"), 0)
+        return Loaded(
+            build(config, random_weights(config, 0)), tokenizer, config, Path("random"), 0
+        )
 
     return Engine(load)
 

@@ -389,7 +389,6 @@ from k2mlx.load import Loaded
 from k2mlx.tokenizer import ByteTokenizer
 
 class Busy(nn.Module):
-    def named_parameters(self): return {}
     def make_cache(self): return [LatentCache()]
     def __call__(self, tokens, cache):
         cache[0].append(mx.zeros((1, tokens.shape[1], 1)))
