@@ -22,7 +22,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the generators (default 0)")
     parser.add_argument(
         "--kind",
-        help="only this kind: calculator, clock, units, no_tool, mixed, medley, schemas or chat",
+        help="only this kind: calculator, clock, units, no_tool, mixed, medley, remarks, schemas"
+        " or chat",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE.jsonl", help="the file to write"

@@ -7,7 +7,7 @@ from random import Random
 
 from k2mlx.agent.heldout import is_held_out_call
 from k2mlx.synth.chat import chat
-from k2mlx.synth.medley import medley
+from k2mlx.synth.medley import medley, remarks
 from k2mlx.synth.mixed import mixed
 from k2mlx.synth.schemas import draw_schemas
 from k2mlx.synth.single_turn import calculator, clock_talk, units_talk
@@ -22,6 +22,7 @@ KINDS: dict[str, tuple[Callable[[Random], Talk], int]] = {
     "no_tool": (small_talk, 20),
     "mixed": (mixed, 20),
     "medley": (medley, 30),
+    "remarks": (remarks, 3),
     "schemas": (draw_schemas, 45),
     "chat": (chat, 20),
 }

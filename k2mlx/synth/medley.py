@@ -10,6 +10,7 @@ from k2mlx.synth.talk import Talk
 from k2mlx.synth.toolbox import Toolbox
 
 _TALK_FILES: tuple[tuple[str, ...], ...] = (("numbers",), ("numbers",), ("everyday",), ())
+_REMARK_FILES = (("numbers",), ("numbers",), ("numbers",), ("everyday",), ("people",), ())
 
 
 def medley(rng: Random) -> Talk:
@@ -19,6 +20,19 @@ def medley(rng: Random) -> Talk:
     for _ in range(rng.randint(5, 10)):
         if rng.random() < 0.25:
             converse(talk, 1, rng, files=rng.choice(_TALK_FILES))
+        else:
+            ask_one(talk, box)
+    return talk
+
+
+def remarks(rng: Random) -> Talk:
+    """Eight to fourteen turns of which most need no tool, the first ones above all: what keeps a
+    model that has seen many calls from answering every number with one."""
+    box = Toolbox(rng)
+    talk = opened(box)
+    for turn in range(rng.randint(8, 14)):
+        if rng.random() < (0.75 if turn < 2 else 0.55):
+            converse(talk, 1, rng, files=rng.choice(_REMARK_FILES))
         else:
             ask_one(talk, box)
     return talk
