@@ -36,6 +36,10 @@ class Conversations:
         key = request.session_hash or ""
         return self._by_page.setdefault(key, Conversation(self._engine))
 
+    def has(self, request: gr.Request, talk: Conversation) -> bool:
+        """Whether `talk` is still the page's, which may have started over or be closed."""
+        return self._by_page.get(request.session_hash or "") is talk
+
     def forget(self, request: gr.Request) -> None:
         """End the page's conversation, and what is being written in it."""
         talk = self._by_page.pop(request.session_hash or "", None)
@@ -134,14 +138,16 @@ class Page:
             }
             async with aclosing(live.watch()) as growing:
                 async for answer in growing:
-                    if self._talks.of(request) is not talk:  # New chat was pressed meanwhile
-                        return
+                    if not self._talks.has(request, talk):
+                        break
                     if not answer.done:
                         yield {self.now: view.live_messages(answer)}
         finally:
             taken_back = talk.finish()
-        if self._talks.of(request) is talk:
+        if self._talks.has(request, talk):
             yield self._ended(talk, live.answer, taken_back)
+        else:  # New chat was pressed, and an update of ours may have reached the page after it
+            yield {self.now: []}
 
     def _ended(self, talk: Conversation, answer: view.Answer, taken_back: str | None) -> Changes:
         """The answer moves into the history; a question that failed goes back into the box."""

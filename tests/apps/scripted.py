@@ -6,6 +6,7 @@ As a program it serves the page: python -m tests.apps.scripted
 
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -109,7 +110,20 @@ def call(name: str, arguments: dict) -> str:
     )
 
 
+def report_outbound(event: str, args: tuple) -> None:
+    """An audit hook that prints every attempt of this program to reach another machine."""
+    if event == "socket.connect" and isinstance(args[1], tuple):
+        host = args[1][0]
+    elif event == "socket.getaddrinfo":
+        host = args[0]
+    else:
+        return
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        print(f"scripted: outbound {event} {host}", flush=True)
+
+
 def main() -> None:
+    sys.addaudithook(report_outbound)
     from importlib import import_module
 
     from k2mlx.cli.chat import load_app

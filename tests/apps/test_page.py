@@ -47,7 +47,9 @@ class Server:
     def __init__(self, *command):
         self.output = ""
         self._ready = threading.Event()
-        environment = {**os.environ, "NO_COLOR": "1"}
+        # Without what conftest.py sets: the page must keep Gradio quiet by itself.
+        loud = ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
+        environment = {name: value for name, value in os.environ.items() if name not in loud}
         self._process = subprocess.Popen(
             [sys.executable, "-m", *command],
             stdout=subprocess.PIPE,
@@ -101,7 +103,8 @@ def servers():
 
     yield serve
     for server in running.values():
-        server.interrupt()
+        assert server.interrupt() == 0, server.output
+        assert "outbound" not in server.output
 
 
 @dataclass
@@ -349,6 +352,22 @@ def test_a_closed_page_stops_its_model(open_page):
             return
         other.page.wait_for_timeout(100)
     raise AssertionError("the model goes on for nobody")
+
+
+def test_the_page_follows_the_answer_unless_scrolled_up(scripted):
+    def below():
+        root = "document.scrollingElement"
+        return scripted.page.evaluate(
+            f"{root}.scrollHeight - {root}.scrollTop - {root}.clientHeight"
+        )
+
+    for i in range(4):
+        scripted.ask(f"echo {i} " + "line\n" * 10)
+    assert below() < 5
+    scripted.page.evaluate("document.scrollingElement.scrollTop = 0")
+    scripted.page.wait_for_timeout(200)
+    scripted.ask("Hello!")
+    assert below() > 200
 
 
 def test_shift_enter_makes_a_new_line(scripted):
