@@ -29,13 +29,14 @@ def load_weights(folder: Path, model: Model, dtype: mx.Dtype) -> None:
     Raises CheckpointError when a file is damaged, or a tensor missing, unknown or of another shape.
     """
     config = model.config
+    files = weight_files(folder)
     if config.checkpoint_format not in ("k2mlx", "bf16"):
         raise CheckpointError(
             f"{folder}: got weights in {config.checkpoint_format.upper()}; this version reads "
             "k2mlx's own INT4 layout and bfloat16; official FP8 and INT4 files come later."
         )
     weights: dict[str, mx.array] = {}
-    for path in weight_files(folder):
+    for path in files:
         read_header(path)
         part = mx.load(str(path))
         assert isinstance(part, dict), "what mx.load makes of safetensors"

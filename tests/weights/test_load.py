@@ -184,5 +184,6 @@ def test_an_index_that_points_elsewhere(folder, name):
 
 def test_official_weights_of_another_format_say_so(tmp_path):
     config = replace(TINY, checkpoint_format="fp8")
+    mx.save_safetensors(str(tmp_path / "model-1.safetensors"), {"a": mx.zeros(1)})
     with pytest.raises(CheckpointError, match="FP8"):
         load.load_weights(tmp_path, Model(config), mx.float32)
