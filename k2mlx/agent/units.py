@@ -239,7 +239,9 @@ def find_unit(text: str) -> Unit:
 
 def _tidy(text: str) -> str:
     """One spelling for the many ways of writing squares, cubes, "per" and spaces."""
-    text = " ".join(text.replace("μ", "µ").split()).replace("²", "2").replace("³", "3")
+    # Greek mu, small and capital (what upper() makes of the micro sign), is the micro sign.
+    text = re.sub("[\u03bc\u039c]", "\u00b5", " ".join(text.split()))
+    text = text.replace("²", "2").replace("³", "3")
     text = re.sub(r"\^([23])\b", r"\1", text)
     text = re.sub(
         r"\b(sq|cu)\b\.?\s*",
