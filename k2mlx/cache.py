@@ -45,8 +45,3 @@ class LatentCache:
     def state(self) -> mx.array | None:
         """The rows in use [B, offset, C + R], or None before the first."""
         return None if self._rows is None else self._rows[:, : self.offset]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held, unused rows included."""
-        return 0 if self._rows is None else self._rows.nbytes

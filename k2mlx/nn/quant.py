@@ -5,7 +5,7 @@ The grid (k2-spec 3.2 and 0.6, 0.7): each 32 consecutive inputs of a row share o
 lowest bits first. MLX's kernels read the same words with biases = -8 s, which is exact in
 bfloat16, so the biases are made at load and never stored.
 
-Shape letters: E experts, O outputs, I inputs, N rows of x in expert order.
+Shape letters: E experts, O outputs, I inputs, L rows of x.
 """
 
 from __future__ import annotations
