@@ -29,15 +29,56 @@ NOUN: tuple[str, ...] = (
     "can you get me {X}?", "I am looking for {X}", "can I have {X}?", "could you give me {X}?",
 )  # fmt: skip
 _CLOSERS = ("Done.", "It is done.", "Okay, done.", "All right, that is done.", "Done!")
-# Sentences around a request, which ask for nothing.
+# What stands around a request and asks for nothing. One that ends in a comma, a colon or a dash runs
+# on into the request; so does an _AFTER that starts with one.
 _BEFORE: tuple[str, ...] = (
     "I am in a hurry.", "My {relative} is visiting[ next week|].", "I have a busy day.", "I'm planning my week.", "We have guests tonight.",
     "I am quite tired today.", "This is important.", "I forgot about it.", "I hope you can help me.", "It is for my {relative}.",
     "I just got home.", "My {relative} asked me.", "I was thinking about it all day.", "Good morning!", "Hello!", "Hi there.",
     "We are leaving soon.", "I have a question.", "I need some help.", "I can't find it myself.", "One more thing.",
     "So, I talked to my {relative}.", "I am new here.", "It's my first time using this.", "I don't have much time.",
+    "Sorry to bother you again,", "[Sorry|Apologies] for asking so much today.", "I was never good at this.", "I never learned how to do this.",
+    "My [tea|coffee|soup] is getting cold, so quickly:", "[Okay|Ok|Alright] here's the thing, my {relative} and I have a bet.", "Settle an argument:",
+    "[Help us|Help me] settle [a bet|an argument|this]:", "For a [school project|presentation|report|quiz|class|friend|colleague|trip I am planning],",
+    "If you have a [second|moment|minute]:", "If it's not too much trouble,", "When you get a chance,", "Whenever you're ready:", "Before I forget,",
+    "Before I go to bed,", "Before [the meeting|class|lunch|we leave] starts,", "Just out of curiosity,", "Out of interest,", "Just checking:", "Just wondering,",
+    "Just a quick one:", "Quick one -", "Quick question -", "Quick question:", "Small question:", "Silly question, I know, but", "This may be a stupid question, but",
+    "Stupid question maybe:", "Not sure if you can do this, but", "I don't know if this works, but", "I know you are busy, but", "I know it's late, but", "Sorry, but",
+    "I hate to ask, but", "I keep forgetting this, so", "My [phone|laptop|watch|tablet] just died, so", "My hands are full, so", "I left my glasses at home, so", "I'm on the phone, so",
+    "I'm driving right now, so", "I'm cooking and my hands are wet, so", "The [baby|dog|boss] is waiting, so", "We are in the middle of something, so",
+    "Here is what I need:", "Here's what I want to know:", "My question is this:", "What I'd like to know is this:", "My task for today:", "Next on my list:", "First things first:",
+    "Next one:", "And another one:", "Another question:", "Now for something else:", "Different topic:", "New topic.", "Change of plan.", "By the way,", "BTW", "Oh, and",
+    "Oh, one more thing:", "Oh wait,", "Hmm,", "Ehm,", "Well,", "Alright,", "Right then,", "Okay so", "So,", "Listen,", "Look,", "Hey there!", "Good evening,", "Good afternoon.", "Morning!",
+    "Hey, it's me again.", "Hi, {person} here.", "Hello, this is {person} {surname}.", "Hi, I'm {person}.", "[Dear|Hello] assistant,", "Hey assistant,", "Hi bot!", "Hey you,",
+    "{person} told me to ask you.", "{person} says you are good at this.", "A friend of {person} said you could help.", "My {relative} won't stop asking me.", "My {relative} says I am wrong. Prove it!",
+    "My {relative} thinks this is easy.", "My {relative} and I can't agree.", "My {relative} needs this by tonight.", "I promised my {relative} an answer.", "It's for my {relative}, who is not good with computers.",
+    "My boss wants this on the table in five minutes.", "Our teacher gave us this one.", "I am filling in a form.", "I'm working on a small project.", "I'm writing it all down.", "I'm making a list.",
+    "I'm in the car with my {relative}.", "I'm standing in a queue.", "I'm sitting in a cafe.", "I'm at work and can't look it up.", "I'm on the train and the signal is bad.", "I'm half asleep.", "I just woke up.",
+    "It has been a long day.", "What a day! Anyway,", "The weather is awful today. Anyway,", "Long story short:", "Never mind what I said before.", "Forget the last one.",
+    "Thanks for the last one.", "That was great, thank you.", "Great work so far!", "You were right last time.", "I tried it on paper and gave up.", "I tried everything. Nothing worked.",
+    "I've been staring at this for an hour.", "I looked everywhere and found nothing.", "I asked {person}, but nobody knew.", "Nobody in this room knows.", "The whole office is puzzled.", "It's been bugging me all day:",
+    "Can you do me a favour?", "Do me a favour:", "Could you help me with something?", "May I ask you something?", "Can I ask you something quickly?", "Are you there?", "You there? Good.", "Got a minute?", "Mind helping me out?",
+    "I could use some help here:", "I need your help with this:", "A little help please:", "Help!", "Urgent:", "URGENT!", "Please be quick:", "No rush, but", "Take your time:", "Tell me honestly:", "Now be honest:",
+    "Let me ask you this:", "Let me try this:", "Let's test you.", "Let's see what you can do:", "Test:", "For the record:", "For my notes:", "To be on the safe side,", "To make sure:", "Just so I get it right:",
+    "I'm no expert. That is why I ask:", "English is not my first language.", "Please don't laugh.", "I promise this is the last one.", "I'm back!", "Me again.", "Round two:", "Okay, next.",
+    "We moved last month and everything is new to us.", "It is our anniversary and I have forgotten everything.", "Our holiday starts soon. There is so much to do!", "I am {n:60..92} and learning to use this.", "It took me {n:3..50} tries to log in, but here I am.",
+    "My {relative} turned {n:20..80} and we had a party. Now back to work:",
 )  # fmt: skip
-_AFTER: tuple[str, ...] = ("Thanks!", "Thank you.", "It is urgent.", "Thanks in advance.", "Please be quick.", "That would help me a lot.", "I am waiting.")  # fmt: skip
+_AFTER: tuple[str, ...] = (
+    "Thanks!", "Thank you.", "It is urgent.", "Thanks in advance.", "Please be quick.", "That would help me a lot.", "I am waiting.",
+    "Cheers!", "Much appreciated.", "Thank you so much!", "Many thanks.", "No hurry.", "Take your time.", "I'm curious.", "Just curious.", "I really need to know.", "I always forget.", "I have no idea.",
+    "I can't work it out.", "My {relative} wants to know.", "It's for my {relative}.", "We have a bet.", "I bet you know.", "You're the best!", "Sorry for the trouble.", "Sorry if that is a silly question.",
+    "It's for [work|school|a project|a friend|a trip].", "I'll explain later.", "Then I'll leave you alone.", "Last one, I promise.", "I need it for a form.", "Don't keep me waiting.", "Short answer please.", "No explanations please.",
+    "Just the answer, please.", "I will write it down.", "My {relative} is waiting.", "Nobody here knows.", "It has been bothering me all day.", "Anyone?", "Hello?", "Got it?", "Can you do that?", "Would that be possible?", "Is that okay?",
+    ", please", ", thanks", ", thank you", ", if you don't mind", ", if you can", ", if possible", ", if that's okay", ", would you", ", please and thank you", ", quickly", " - thanks", " - I'm in a hurry", " - my {relative} wants to know", " - just curious",
+)  # fmt: skip
+_BEFORE_SHARE, _AFTER_SHARE = 0.20, 0.09
+# Words that a request starts with, which may lose their capital; a value never does.
+_STARTERS = frozenset(
+    "what what's whats which when where who how how's can could would will is are do does did tell show give find get "
+    "check look convert change turn calculate compute work add subtract multiply divide split please let help send set "
+    "book make create has have am may any find figure put need compare report wake start stop add order search if the a at in on my we our there there's it it's one".split()
+)
 
 
 @dataclass
@@ -95,14 +136,26 @@ def draw_request(
 
 
 def surrounded(text: str, rng: Random) -> str:
-    """Sometimes a sentence before or after the request that asks for nothing."""
-    chance = rng.random()
-    if chance < 0.07:
-        # The request keeps its case: values are copied from it.
-        return f"{render(rng.choice(_BEFORE), {}, rng)} {text}"
-    if chance < 0.10 and text[-1] in ".?!":
-        return f"{text} {rng.choice(_AFTER)}"
+    """Sometimes words before or after the request that ask for nothing, in a quarter of all cases."""
+    if rng.random() < _BEFORE_SHARE:
+        text = _after(render(rng.choice(_BEFORE), {}, rng), text)
+    if rng.random() < _AFTER_SHARE and text[-1] in ".?!" and not re.search(r"[\n\"]|: ", text):
+        # Only behind a full stop: what ends without one may be a value, which would grow.
+        ending = render(rng.choice(_AFTER), {}, rng)
+        if ending[0].isupper():
+            return f"{text} {ending}"
+        # The dot of `Washington D.C.` stays.
+        bare = text if re.search(r"\.\w\.$", text) else text.rstrip(".?!")
+        return bare + ending + (text[-1] if ending[0] == "," else "")
     return text
+
+
+def _after(opening: str, text: str) -> str:
+    """`text` behind `opening`, in lower case if the sentence runs on; a value keeps its case."""
+    first, _, rest = text.partition(" ")
+    if opening[-1] not in ".?!" and first.lower() in _STARTERS and not rest[:1].isupper():
+        text = text[:1].lower() + text[1:]
+    return f"{opening} {text}"
 
 
 def answer(tool: Declared, request: Request, rng: Random) -> str:
