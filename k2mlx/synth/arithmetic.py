@@ -54,8 +54,7 @@ def draw_sum(rng: Random) -> Sum:
         _chain,
         _chain,
         _listed,
-        _problem,
-        _problem,
+        *[_problem] * 4,
     )
     return rng.choice(kinds)(rng)
 

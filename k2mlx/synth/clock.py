@@ -9,6 +9,7 @@ from random import Random
 
 from k2mlx.agent.places import ABBREVIATIONS, CITIES, REGIONS
 from k2mlx.synth.phrasing import render, typed
+from k2mlx.synth.wild import wild_name
 
 _TIME_QUESTIONS: tuple[str, ...] = (
     "what time is it in {p}[| now| right now| at the moment| currently]?",
@@ -113,9 +114,8 @@ NO_PLACE_QUESTIONS: tuple[str, ...] = (
     "what time is it[| now| please]?", "what's the time?", "time please", "do you have the time?",
     "what day is it[| today]?", "what is the date today?", "tell me the time", "how late is it?",
 )  # fmt: skip
-_INVENTED = tuple(
-    "Zorbaville,Quxland,Narnopolis,Blimburg,Atlantis,Middle Earth,Gotham,Frostheim".split(",")
-)
+# How often a place is one that nobody knows: the call is right all the same, and can only be copied.
+_WILD = 0.22
 _COUNTRY_OF = {
     "Paris": "France", "Rome": "Italy", "Berlin": "Germany", "Madrid": "Spain", "Vienna": "Austria",
     "Lisbon": "Portugal", "Oslo": "Norway", "Cairo": "Egypt", "Nairobi": "Kenya", "Lima": "Peru",
@@ -126,7 +126,10 @@ _COUNTRY_OF = {
 
 
 def draw_place(rng: Random) -> str:
-    """A city, country or zone the way people type it."""
+    """A city, country or zone the way people type it, or a place that no clock knows."""
+    if rng.random() < _WILD:
+        place = wild_name(rng)
+        return place.lower() if rng.random() < 0.15 else place
     chance = rng.random()
     if chance < 0.04:
         city = rng.choice(tuple(_COUNTRY_OF))
@@ -155,11 +158,6 @@ def answer(place: str, result: str, dated: bool, rng: Random) -> str:
     time, date = told.groups()
     scope = {"p": place, "time": time, "date": date, "day": date.split()[0]}
     return render(rng.choice(_DATE_ANSWERS if dated else _TIME_ANSWERS), scope, rng)
-
-
-def invented_place(rng: Random) -> str:
-    """A name that no clock knows."""
-    return rng.choice(_INVENTED)
 
 
 def which_place(rng: Random) -> str:

@@ -8,12 +8,13 @@ from random import Random
 
 from k2mlx.synth.catalogue import Parameter, Template
 from k2mlx.synth.phrasing import Scope, render
+from k2mlx.synth.wild import wild_identifier, wild_like, wild_word
 from k2mlx.synth.words import draw
 
 # How often a tool gets a meaningless name, so that only its description tells what it does.
-INVENTED = 0.13
-_ONSETS = "b d f g k l m n p r s t v z br dr kl pl st tr sh".split()
-_VOWELS = "a e i o u ai or en".split()
+INVENTED = 0.2
+# How often a value is one that no list holds, so that it can only be copied.
+WILD = 0.35
 # Fields of results that may have decimals; the others are counts.
 _MEASURED = set(
     "temperature high low price total balance value result rate cost amount area volume mean median sd "
@@ -65,7 +66,9 @@ def declare(tool: Template, rng: Random) -> Declared:
     """Draws names, wording and schema details of a tool."""
     invented = rng.random() < INVENTED
     style = rng.choices(("snake", "camel", "pascal", "kebab", "dotted"), (76, 14, 3, 2, 5))[0]
-    name = styled(_invented(rng) if invented else rng.choice(tool.names), style, rng, tool.domain)
+    name = styled(
+        wild_identifier(rng) if invented else rng.choice(tool.names), style, rng, tool.domain
+    )
     described = invented or rng.random() < 0.75
     parameters = list(tool.parameters)
     if rng.random() < 0.15:
@@ -151,6 +154,7 @@ def fill(parameter: Parameter, rng: Random) -> tuple[str, object]:
     kind, values = parameter.kind, parameter.values
     if kind == "str":
         text = str(render("{x:" + values + "}", {}, rng))
+        text = wild_like(text, rng) if rng.random() < WILD else text
         return text, text
     if kind == "enum":
         value = rng.choice(values.split(","))
@@ -166,7 +170,10 @@ def fill(parameter: Parameter, rng: Random) -> tuple[str, object]:
     )
     count = rng.choice((2, 2, 3, 3, 4) if kind == "strs" else (3, 3, 4, 5, 6))
     if kind == "strs":
-        items: list[object] = [draw_text(values, rng) for _ in range(count)]
+        drawn = [draw_text(values, rng) for _ in range(count)]
+        items: list[object] = list(drawn)
+        if rng.random() < WILD:
+            items = [wild_like(text, rng) for text in drawn]
         items = list(dict.fromkeys(items))
     else:
         items = [_number("int" if kind == "ints" else "num", values, rng) for _ in range(count)]
@@ -217,7 +224,7 @@ def _number(kind: str, values: str, rng: Random) -> int | float:
 def _key(parameter: Parameter, invented: bool, used: set[str], style: str, rng: Random) -> str:
     for _ in range(9):
         if invented and rng.random() < 0.7:
-            key = _invented(rng).split("_")[0]
+            key = wild_word(rng)
         else:
             key = rng.choice(parameter.names) if rng.random() < 0.7 else parameter.names[0]
             key = styled(key, "camel", rng) if style in ("camel", "pascal") else key
@@ -255,11 +262,3 @@ def _described(parameter: Parameter, rng: Random) -> str:
     if chance < 0.22 and parameter.optional:
         return f"{text} (optional)"
     return text + "." if chance < 0.4 else text
-
-
-def _invented(rng: Random) -> str:
-    parts = [
-        "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3))))
-        for _ in range(rng.choice((1, 2, 2)))
-    ]
-    return "_".join(parts)

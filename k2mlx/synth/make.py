@@ -7,6 +7,7 @@ from random import Random
 
 from k2mlx.agent.heldout import is_held_out_call
 from k2mlx.synth.chat import chat
+from k2mlx.synth.lookup import lookup
 from k2mlx.synth.medley import medley, remarks
 from k2mlx.synth.mixed import mixed
 from k2mlx.synth.schemas import draw_schemas
@@ -25,6 +26,7 @@ KINDS: dict[str, tuple[Callable[[Random], Talk], int]] = {
     "remarks": (remarks, 3),
     "schemas": (draw_schemas, 45),
     "chat": (chat, 20),
+    "lookup": (lookup, 15),
 }
 _TRIES_PER_RECORD = 50
 

@@ -211,6 +211,10 @@ def _places(box: Toolbox, count: int) -> tuple[str, list[Call], str]:
     repeated = "in " if rng.random() < 0.4 else ""
     asked = render(rng.choice(_TWO_PLACES), {"X": joined(places, rng, repeated)}, rng)
     calls = [box.run("clock", place=place) for place in places]
+    if any(call.result.startswith("Error") for call in calls):
+        each = zip(places, calls, strict=True)
+        parts = [sentence(clock.answer(place, call.result, False, rng)) for place, call in each]
+        return typed(asked, rng), calls, " ".join(parts)
     said = [
         f"{call.result.split()[0]} in {place}" for call, place in zip(calls, places, strict=True)
     ]
@@ -279,6 +283,6 @@ def _tool_missing(box: Toolbox) -> Talk:
     if rng.random() < 0.15:
         # Without any tool at all the answer is the same.
         talk.tools = []
-    talk.user(_asked(box, name)[0])
+    talk.user(surrounded(_asked(box, name)[0], rng))
     talk.answer(rng.choice(_CANNOT[name]))
     return talk

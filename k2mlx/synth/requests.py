@@ -129,7 +129,10 @@ def draw_request(
         text = render(rng.choice(frames), {"X": text}, rng)
     elif mark == "~":
         text = rng.choice(("tell me ", "show me ", "give me ", "find ", "I need ")) + text
-    text = typed(text, rng) if "\n" not in text else text
+    copied = [value for value in values.values() if isinstance(value, str) and value in text]
+    shown = typed(text, rng) if "\n" not in text else text
+    # A value that ends in a question mark keeps it.
+    text = shown if all(value in shown for value in copied) else text
     fields, _ = result_of(tool.template, {**written, **values}, rng)
     call = Call(tool.name, tool.arguments(values), result_text(fields, rng))
     return Request(text, call, values, written, fields)

@@ -197,7 +197,9 @@ def near_miss(rng: Random) -> Talk:
     name = rng.choice(tuple(NEAR_MISSES))
     template = next(t for t in templates() if t.names[0] == name)
     talk = _opened([declare(template, rng)], rng)
-    talk.user(typed(render(rng.choice(NEAR_MISSES[name]), {}, rng), rng))
+    remark = typed(render(rng.choice(NEAR_MISSES[name]), {}, rng), rng)
+    # Words around it do not make it a request.
+    talk.user(surrounded(remark, rng) if rng.random() < 0.5 else remark)
     talk.answer(rng.choice(REPLIES))
     return talk
 

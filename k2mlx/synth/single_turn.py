@@ -42,7 +42,7 @@ def clock_talk(rng: Random) -> Talk:
         talk.user(rng.choice((place, f"in {place}", f"I am in {place}", f"{place} please")))
         dated = False
     else:
-        place = clock.invented_place(rng) if rng.random() < 0.02 else clock.draw_place(rng)
+        place = clock.draw_place(rng)
         asked, dated = clock.question(place, rng)
         talk.user(surrounded(asked, rng))
     call = box.run("clock", place=place)
