@@ -160,12 +160,15 @@ def _parallel_listed(rng: Random) -> Talk:
         template = rng.choice(templates())
         kinds = ("str", "enum", "int", "num") if template.domain == "knowledge" else ("str", "enum")
         varied = [p for p in template.parameters if not p.optional and p.kind in kinds]
-        # Lists read well only where the value ends the phrase or stands between blanks.
+        # Lists read well only where the value ends the phrase or stands between blanks, and not
+        # beside another value: `between {a} and {b}`.
         pairs = [
             (p, phrase)
             for p in varied
             for phrase in template.phrases
-            if re.search(r"(^| )\{" + p.names[0] + r"\}( |$|[?.<\[])", phrase[1])
+            if re.search(
+                r"(^|(?<!\band) )\{" + p.names[0] + r"\}(?! and\b)( |$|[?.<\[])", phrase[1]
+            )
         ]
         if pairs:
             break

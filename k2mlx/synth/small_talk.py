@@ -11,6 +11,7 @@ from k2mlx.synth.facts import fact
 from k2mlx.synth.near_misses import REPLIES
 from k2mlx.synth.phrasing import render, typed
 from k2mlx.synth.requests import draw_request
+from k2mlx.synth.rivals import SUMS, is_sum
 from k2mlx.synth.single_turn import opened
 from k2mlx.synth.talk import Talk
 from k2mlx.synth.toolbox import Toolbox
@@ -49,7 +50,13 @@ _CHATTY = {
     "get_weather", "get_forecast", "search_news", "web_search", "tell_joke", "define_word", "get_synonyms", "get_quote",
     "country_info", "get_stock_price", "search_movies", "movie_info", "find_recipe", "recipes_by_ingredients",
     "play_music", "translate", "get_podcast", "attractions", "get_nutrition", "world_clock", "find_restaurants",
+    "biological_process", "plant_care", "disease_information", "endangered_status", "species_classification",
+    "convert_money_amount", "country_statistics", "largest_cities", "mountain_height", "river_info", "landmark_info",
+    "board_game_rules", "crossword_solver", "player_stats", "celestial_body_info", "weight_on_planet", "moon_phase",
+    "planet_distance", "explain_code", "library_catalog_search", "podcast_episode_search", "training_plan",
+    "find_exhibition", "element_property", "weather_history", "hourly_forecast", "plan_meals",
 }  # fmt: skip
+_CHATTY_DOMAINS = {"knowledge", "food", "history", *SUMS}
 
 
 def small_talk(rng: Random) -> Talk:
@@ -75,7 +82,8 @@ def small_talk(rng: Random) -> Talk:
 def beyond_tools(talk: Talk, rng: Random) -> None:
     """The user asks for something that needs a tool which is not there."""
     talk.tools = Toolbox(rng).specs()
-    template = rng.choice([t for t in templates() if t.names[0] not in _SERVED])
+    beyond = [t for t in templates() if t.names[0] not in _SERVED and not is_sum(t)]
+    template = rng.choice(beyond)
     talk.user(draw_request(declare(template, rng), rng).text)
     talk.answer(render(rng.choice(_CANNOT), {}, rng))
 
@@ -83,6 +91,6 @@ def beyond_tools(talk: Talk, rng: Random) -> None:
 def _with_tools(rng: Random) -> Talk:
     if rng.random() < 0.72:
         return opened(Toolbox(rng))
-    idle = [t for t in templates() if t.names[0] not in _CHATTY and t.domain != "knowledge"]
+    idle = [t for t in templates() if t.names[0] not in _CHATTY and t.domain not in _CHATTY_DOMAINS]
     specs = [declare(template, rng).spec for template in rng.sample(idle, rng.randint(1, 4))]
     return Talk(tools=list({spec["function"]["name"]: spec for spec in specs}.values()))
