@@ -18,6 +18,7 @@ from k2mlx.synth.phrasing import Scope, render, slots, typed
 from k2mlx.synth.talk import Talk
 
 FOLDER = Path(__file__).parent / "chats"
+_SHARE_OF_A_FILE = 60
 # Slots that stay known when the topic changes.
 _KEPT = ("name", "home")
 _NAME_QUESTIONS = (
@@ -102,10 +103,17 @@ def _recall(talk: Talk, scope: Scope, rng: Random) -> None:
 
 
 def _opening(turn: int, rng: Random, files: tuple[str, ...]) -> Exchange:
-    pool = [x for name, found in exchanges().items() if not files or name in files for x in found]
+    found = exchanges()
+    if files:
+        pool = [exchange for name in files for exchange in found[name]]
+    else:
+        # A long file must not crowd out greetings and the assistant itself.
+        shares = [min(len(each), _SHARE_OF_A_FILE) for each in found.values()]
+        pool = rng.choices(list(found.values()), shares)[0]
     # Introductions carry a name through a conversation, so they come often at the start.
     if turn == 0 and not files and rng.random() < 0.12:
-        return rng.choice([x for x in pool if any("{name" in asked for asked in x.asked)])
+        every = [exchange for each in found.values() for exchange in each]
+        return rng.choice([x for x in every if any("{name" in asked for asked in x.asked)])
     return rng.choice(pool)
 
 

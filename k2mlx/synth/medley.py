@@ -9,8 +9,8 @@ from k2mlx.synth.single_turn import opened
 from k2mlx.synth.talk import Talk
 from k2mlx.synth.toolbox import Toolbox
 
-_TALK_FILES: tuple[tuple[str, ...], ...] = (("numbers",), ("numbers",), ("everyday",), ())
-_REMARK_FILES = (("numbers",), ("numbers",), ("numbers",), ("everyday",), ("people",), ())
+_TALK_FILES: tuple[tuple[str, ...], ...] = (("numbers", "remarks"),) * 2 + (("everyday",), ())
+_REMARK_FILES = (("numbers", "remarks"),) * 4 + (("everyday",), ("people",), ())
 
 
 def medley(rng: Random) -> Talk:

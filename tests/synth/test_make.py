@@ -32,7 +32,7 @@ def test_small_talk_calls_nothing(kind):
 
 def test_a_name_is_remembered():
     asked_again = 0
-    for record in make.records("chat", 4000, seed=1):
+    for record in make.records("chat", 6000, seed=1):
         text = [m["content"] for m in record["messages"]]
         told = re.search(r"(?i)my name is (\w+)", text[0])
         for asked, said in zip(text[2::2], text[3::2], strict=True):
