@@ -86,7 +86,10 @@ def mixed(rng: Random) -> Talk:
     talk = opened(box)
     if rng.random() < 0.4:
         converse(
-            talk, rng.choice((1, 1, 2, 3)), rng, files=rng.choice(((), ("people",), ("numbers",)))
+            talk,
+            rng.choice((1, 1, 2, 3)),
+            rng,
+            files=rng.choice(((), ("people",), ("numbers", "remarks"))),
         )
     if chance < 0.36:
         _parallel(talk, box)
@@ -98,7 +101,7 @@ def mixed(rng: Random) -> Talk:
         for _ in range(rng.choice((2, 2, 3))):
             ask_one(talk, box)
             if rng.random() < 0.3:
-                converse(talk, 1, rng, files=rng.choice((("numbers",), ("everyday",))))
+                converse(talk, 1, rng, files=rng.choice((("numbers", "remarks"), ("everyday",))))
     if rng.random() < 0.35:
         talk.user(typed(rng.choice(_THANKS), rng))
         talk.answer(rng.choice(_WELCOMES))

@@ -50,7 +50,8 @@ def wild_like(text: str, rng: Random) -> str:
 
     Text of neither form, such as a date or an address, is returned as it is.
     """
-    if re.fullmatch(r"[A-Z0-9]+(?:[-/][A-Z0-9]+)*", text) and re.search(r"\d", text):
+    dated = re.fullmatch(r"\d{4}-\d\d-\d\d", text)
+    if not dated and re.fullmatch(r"(?=.*\d)[A-Z0-9]+(?:[-/][A-Z0-9]+)*", text):
         return "".join(_another(character, rng) for character in text)
     if not re.fullmatch(r"[^\W\d_]+(?: [^\W\d_]+){0,3}", text):
         return text

@@ -22,9 +22,11 @@ import mlx.core as mx
 from ..config import ModelConfig
 from ..errors import CheckpointError, ConfigError, K2Error
 from ..model import Model
+from ..nn.moe import MoE
 from ..weights.names import count_active_parameters, count_parameters
 from . import checkpoint
 from .batches import Ahead, StageBatches
+from .canary import check_experts
 from .checkpoint import State
 from .evaluate import evaluate, held_out_shards
 from .export import export_model, initial_weights, masters_config
@@ -72,6 +74,13 @@ class Trainer:
         self.step = TrainStep(
             self.model, recipe.optimizer, compute_dtype(recipe), self.config, recipe.loss_chunk
         )
+        capacity = recipe.expert_capacity or None
+        largest = max(stage.rows * stage.length for stage in recipe.stages)
+        for layer in self.model.layers:
+            if isinstance(layer.mlp, MoE):
+                layer.mlp.experts.capacity = capacity
+        if self.config.num_hidden_layers > self.config.first_k_dense_replace:
+            check_experts(self.config, self.step.dtype, largest, capacity)
         self.state = State(seed=recipe.seed)
         self._start(resume, init)
         mx.eval(self.params, self.biases, self.optimizer)

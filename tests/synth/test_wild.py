@@ -26,7 +26,7 @@ def test_a_wild_value_has_the_form_of_the_one_it_replaces(value):
 
 
 @pytest.mark.parametrize(
-    "value", ["7 pm", "a@b.com", "tomorrow at 10:30", "/tmp/x.txt", "3 + 4", ""]
+    "value", ["7 pm", "a@b.com", "tomorrow at 10:30", "/tmp/x.txt", "3 + 4", "2027-04-17", ""]
 )
 def test_what_is_neither_words_nor_a_code_stays(value):
     assert wild_like(value, Random(1)) == value
