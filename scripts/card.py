@@ -6,7 +6,7 @@ is drawn from them. Only what is asked for is measured again; the card is always
 Example:
   .venv/bin/python scripts/card.py --measure tools chat
   .venv/bin/python scripts/card.py --measure text overlap sources --data runs/shards
-  .venv/bin/python scripts/card.py --runs runs/nano runs/nano-sft runs/nano-tools runs/nano-remarks
+  .venv/bin/python scripts/card.py --runs runs/nano runs/nano-sft
 """
 
 import argparse
@@ -27,7 +27,7 @@ from k2mlx.eval.questions import read_questions
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "models" / "k2-nano"
-RECIPES = ("pretrain.toml", "sft.toml", "tools.toml", "remarks.toml")
+RECIPES = ("pretrain.toml", "sft.toml")
 COMMANDS = {
     "tools": "k2mlx eval tools --model models/k2-nano --seed 0",
     "text": "k2mlx eval text --model models/k2-nano --data runs/shards --max-tokens 70000",

@@ -7,13 +7,11 @@ Shape letters: T tokens, K experts a token, E experts, I expert width, H hidden.
 
 from __future__ import annotations
 
-import math
-
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import ModelConfig, QuantSpec
-from .quant import ExpertLinear, expert_linear, linear
+from .quant import expert_linear, linear
 
 # From this many (token, expert) pairs on, sorting them by expert pays for itself.
 SORT_FROM = 64
@@ -70,15 +68,10 @@ class Router(nn.Module):
 
 class Experts(nn.Module):
     """The routed experts. Gate and up rows of an expert are one matrix [2I, H], gate first, so that
-    one gather reads both.
-
-    `capacity`, for training: run every expert on the same number of rows, `capacity` times the
-    mean, as one batched product; rows beyond that get zeros. None runs exactly the rows there are.
-    """
+    one gather reads both."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.capacity: float | None = None
         spec = config.quantization.experts if config.quantization else None
         experts, hidden, width = (
             config.n_routed_experts,
@@ -95,26 +88,10 @@ class Experts(nn.Module):
             return self._run(x[:, None, None], indices, in_order=False).squeeze(-2)
         flat = indices.flatten()
         order = mx.argsort(flat)
-        if self.capacity is None:
-            y = self._run(x[order // K][:, None], flat[order], in_order=True).squeeze(-2)
-        else:
-            y = self._run_batched(x[order // K], flat[order])
+        # Index and reshape, not expand and squeeze: those leave rows of stride 1, for which MLX
+        # 0.32.4's sorted gather reads wrong rows on CUDA, of x here and of the gradient of y.
+        y = self._run(x[(order // K)[:, None]], flat[order], in_order=True).reshape(T * K, -1)
         return y[mx.argsort(order)].reshape(T, K, -1)
-
-    def _run_batched(self, x: mx.array, indices: mx.array) -> mx.array:
-        """x [N, H] in order of `indices` [N] -> [N, H], by products of [E, C, H]."""
-        assert self.capacity is not None and isinstance(self.down_proj, ExpertLinear)
-        pairs, experts = len(x), self.down_proj.weight.shape[0]
-        rows = math.ceil(self.capacity * pairs / experts)
-        counts = mx.zeros((experts,), mx.int32).at[indices].add(1)
-        starts = mx.cumsum(counts) - counts
-        # Row c of expert e is pair starts[e] + c; where there is none, any row, which nobody reads.
-        taken = mx.minimum(starts[:, None] + mx.arange(rows), pairs - 1)
-        gate, up = mx.split(x[taken] @ self.gate_up_proj.weight.swapaxes(-1, -2), 2, axis=-1)
-        y = swiglu(gate, up) @ self.down_proj.weight.swapaxes(-1, -2)
-        place = mx.arange(pairs) - starts[indices]
-        slot = indices.astype(mx.int32) * rows + mx.minimum(place, rows - 1)
-        return mx.where((place < rows)[:, None], y.reshape(experts * rows, -1)[slot], 0)
 
     def _run(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
         gate, up = mx.split(self.gate_up_proj(x, indices, in_order), 2, axis=-1)

@@ -1,8 +1,8 @@
 """Before a run: does this device compute what the routed experts are trained with?
 
 A wrong kernel does not stop a run, nor spoil its loss by much: the rest of the model learns to do
-without the experts, and only another device finds out. k2-nano's first runs went that way (MLX
-0.32.4 on CUDA).
+without the experts, and only another device finds out. k2-nano's first runs went that way (see
+Experts in nn/moe.py).
 """
 
 from __future__ import annotations
@@ -21,32 +21,27 @@ TOLERANCE = {mx.float32: 1e-3, mx.bfloat16: 3e-2}
 MOST_ON_CPU = 256
 
 
-def check_experts(
-    config: ModelConfig, dtype: mx.Dtype, tokens: int, capacity: float | None = None
-) -> None:
+def check_experts(config: ModelConfig, dtype: mx.Dtype, tokens: int) -> None:
     """Compare output and gradients of one layer's experts for `tokens` rows with float32 products,
     expert by expert. Raises K2Error where they are further apart than rounding explains."""
-    for name, error in expert_errors(config, dtype, tokens, capacity).items():
+    for name, error in expert_errors(config, dtype, tokens).items():
         if not error <= TOLERANCE[dtype]:
             raise K2Error(
                 f"routed experts: the {name} computed on {mx.default_device()} for {tokens} tokens"
                 f" is off by {error:.1%}, wanted at most {TOLERANCE[dtype]:.1%}: they would not be"
-                " trained; set expert_capacity = 3 in the recipe, or train on another device"
+                " trained; train on another device"
             )
 
 
-def expert_errors(
-    config: ModelConfig, dtype: mx.Dtype, tokens: int, capacity: float | None = None
-) -> dict[str, float]:
+def expert_errors(config: ModelConfig, dtype: mx.Dtype, tokens: int) -> dict[str, float]:
     """|got - wanted| / |wanted| of "output", "gradient of the input" and of both matrices."""
     if mx.default_device() == mx.cpu:
         tokens = min(tokens, MOST_ON_CPU)
     experts = Experts(replace(config, quantization=None))
-    experts.capacity = capacity
     experts.set_dtype(dtype)
     rng = np.random.default_rng(1)
     count, width = config.n_routed_experts, config.moe_intermediate_size
-    chosen = _choices(rng, tokens, count, config.num_experts_per_tok, even=capacity is not None)
+    chosen = _choices(rng, tokens, count, config.num_experts_per_tok)
     x = mx.array(rng.standard_normal((tokens, config.hidden_size), np.float32)).astype(dtype)
     wanted_in = mx.array(rng.standard_normal((*chosen.shape, config.hidden_size), np.float32))
 
@@ -97,14 +92,11 @@ def expert_errors(
     return {name: (differences[name] / sizes[name]) ** 0.5 for name in got}
 
 
-def _choices(
-    rng: np.random.Generator, tokens: int, experts: int, chosen: int, even: bool
-) -> np.ndarray:
-    """[tokens, chosen] different experts a token; unless `even`, half of the tokens choose among
-    few, as an untrained router would have it."""
+def _choices(rng: np.random.Generator, tokens: int, experts: int, chosen: int) -> np.ndarray:
+    """[tokens, chosen]: different experts a token, half of the tokens choosing among few, as an
+    untrained router would have it."""
     among = np.full(tokens, experts)
-    if not even:
-        among[::2] = min(experts, 2 * chosen)
+    among[::2] = min(experts, 2 * chosen)
     scores = rng.random((tokens, experts), dtype=np.float32)
     scores[np.arange(experts) >= among[:, None]] = -1
     return np.argpartition(-scores, chosen - 1, axis=1)[:, :chosen].astype(np.uint32)

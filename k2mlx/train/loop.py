@@ -22,7 +22,6 @@ import mlx.core as mx
 from ..config import ModelConfig
 from ..errors import CheckpointError, ConfigError, K2Error
 from ..model import Model
-from ..nn.moe import MoE
 from ..weights.names import count_active_parameters, count_parameters
 from . import checkpoint
 from .batches import Ahead, StageBatches
@@ -74,13 +73,9 @@ class Trainer:
         self.step = TrainStep(
             self.model, recipe.optimizer, compute_dtype(recipe), self.config, recipe.loss_chunk
         )
-        capacity = recipe.expert_capacity or None
         largest = max(stage.rows * stage.length for stage in recipe.stages)
-        for layer in self.model.layers:
-            if isinstance(layer.mlp, MoE):
-                layer.mlp.experts.capacity = capacity
         if self.config.num_hidden_layers > self.config.first_k_dense_replace:
-            check_experts(self.config, self.step.dtype, largest, capacity)
+            check_experts(self.config, self.step.dtype, largest)
         self.state = State(seed=recipe.seed)
         self._start(resume, init)
         mx.eval(self.params, self.biases, self.optimizer)

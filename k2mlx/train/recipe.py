@@ -77,8 +77,7 @@ class Recipe:
     """A whole run. Paths are resolved against the TOML file's folder.
 
     `dtype`: of the forward pass; "auto" is bfloat16 on a GPU, float32 on the CPU. `loss_chunk`:
-    rows of logits held at a time, 0 all. `expert_capacity`: see nn/moe.py; 0 runs the experts by
-    gathers, exactly. `max_file_mib`: exported weights are split into files of
+    rows of logits held at a time, 0 all. `max_file_mib`: exported weights are split into files of
     at most that.
     """
 
@@ -89,7 +88,6 @@ class Recipe:
     seed: int = 1
     dtype: str = "auto"
     loss_chunk: int = 0
-    expert_capacity: float = 0.0
     log_every: int = 20
     save_minutes: float = 5.0
     keep: int = 2
