@@ -12,9 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from k2mlx.config import ModelConfig
-from k2mlx.model import Model
-from k2mlx.train.export import export_model
-from k2mlx.weights.load import dequantize_weights, load_weights
+from k2mlx.train.export import export_model, initial_weights
 
 
 def main() -> None:
@@ -23,9 +21,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     config = ModelConfig.load(args.source)
-    model = Model(config)
-    load_weights(args.source, model, mx.float32)
-    weights = dequantize_weights(model.named_parameters(), config)
+    weights = initial_weights(args.source, config)
     for name, value in weights.items():
         if name.endswith(".mlp.experts.down_proj.weight"):
             weights[name] = mx.zeros_like(value)

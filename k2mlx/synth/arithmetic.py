@@ -43,19 +43,7 @@ class Sum:
 
 def draw_sum(rng: Random) -> Sum:
     """Any calculator question."""
-    kinds = (
-        _pair,
-        _pair,
-        _pair,
-        _pair,
-        _pair,
-        _pair,
-        _single,
-        _chain,
-        _chain,
-        _listed,
-        *[_problem] * 4,
-    )
+    kinds = [_pair] * 6 + [_single] + [_chain] * 2 + [_listed] + [_problem] * 4
     return rng.choice(kinds)(rng)
 
 

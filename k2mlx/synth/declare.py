@@ -171,10 +171,9 @@ def fill(parameter: Parameter, rng: Random) -> tuple[str, object]:
     count = rng.choice((2, 2, 3, 3, 4) if kind == "strs" else (3, 3, 4, 5, 6))
     if kind == "strs":
         drawn = [draw_text(values, rng) for _ in range(count)]
-        items: list[object] = list(drawn)
         if rng.random() < WILD:
-            items = [wild_like(text, rng) for text in drawn]
-        items = list(dict.fromkeys(items))
+            drawn = [wild_like(text, rng) for text in drawn]
+        items: list[object] = list(dict.fromkeys(drawn))
     else:
         items = [_number("int" if kind == "ints" else "num", values, rng) for _ in range(count)]
     written = [str(item) for item in items]

@@ -57,7 +57,7 @@ def lookup(rng: Random) -> Talk:
         for _ in range(rng.randint(1, 3)):
             said = " ".join(_value(rng) for _ in range(rng.randint(1, 8)))
             talk.user(typed(rng.choice(_ECHOES), rng).replace("{v}", said))
-            talk.messages.append({"role": "assistant", "content": said})
+            talk.copy(said)
         return talk
     count = rng.randint(4, 12)
     facts = dict(zip(_distinct(_key, count, rng), _distinct(_value, count, rng), strict=True))
@@ -71,9 +71,7 @@ def lookup(rng: Random) -> Talk:
             question = rng.choice(_BACKWARD if back else _FORWARD)
         asked = typed(question, rng).replace("{k}", key).replace("{v}", value)
         talk.user(f"{rng.choice(_BEFORE)}{text}\n{asked}" if not turn else asked)
-        said = rng.choice(_SAID).replace("{a}", key if back else value)
-        # As it stands in the text: a sentence's capital would spoil the copy.
-        talk.messages.append({"role": "assistant", "content": said})
+        talk.copy(rng.choice(_SAID).replace("{a}", key if back else value))
     return talk
 
 

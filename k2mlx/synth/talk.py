@@ -31,7 +31,11 @@ class Talk:
         self.messages.append({"role": "user", "content": text})
 
     def answer(self, text: str) -> None:
-        self.messages.append({"role": "assistant", "content": sentence(text)})
+        self.copy(sentence(text))
+
+    def copy(self, text: str) -> None:
+        """An answer as it stands: a sentence's capital would spoil what is copied."""
+        self.messages.append({"role": "assistant", "content": text})
 
     def call(self, *calls: Call, text: str = "") -> None:
         """The assistant calls (several calls in one turn are parallel), then every tool answers."""

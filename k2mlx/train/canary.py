@@ -19,6 +19,12 @@ from ..nn.moe import Experts
 TOLERANCE = {mx.float32: 1e-3, mx.bfloat16: 3e-2}
 # On the CPU the check is for the code alone; on a GPU the kernel may depend on the size.
 MOST_ON_CPU = 256
+COMPARED = (
+    "output",
+    "gradient of the input",
+    "gradient of gate_up_proj",
+    "gradient of down_proj",
+)
 
 
 def check_experts(config: ModelConfig, dtype: mx.Dtype, tokens: int) -> None:
@@ -34,7 +40,7 @@ def check_experts(config: ModelConfig, dtype: mx.Dtype, tokens: int) -> None:
 
 
 def expert_errors(config: ModelConfig, dtype: mx.Dtype, tokens: int) -> dict[str, float]:
-    """|got - wanted| / |wanted| of "output", "gradient of the input" and of both matrices."""
+    """|got - wanted| / |wanted| of each of COMPARED."""
     if mx.default_device() == mx.cpu:
         tokens = min(tokens, MOST_ON_CPU)
     experts = Experts(replace(config, quantization=None))
@@ -43,53 +49,42 @@ def expert_errors(config: ModelConfig, dtype: mx.Dtype, tokens: int) -> dict[str
     count, width = config.n_routed_experts, config.moe_intermediate_size
     chosen = _choices(rng, tokens, count, config.num_experts_per_tok)
     x = mx.array(rng.standard_normal((tokens, config.hidden_size), np.float32)).astype(dtype)
-    wanted_in = mx.array(rng.standard_normal((*chosen.shape, config.hidden_size), np.float32))
+    dy = mx.array(rng.standard_normal((*chosen.shape, config.hidden_size), np.float32))
 
     def loss(parameters: dict, x: mx.array) -> tuple[mx.array, mx.array]:
         experts.update(parameters)
         y = experts(x, mx.array(chosen)).astype(mx.float32)
-        return (y * wanted_in).sum(), y
+        return (y * dy).sum(), y
 
-    run = mx.compile(mx.value_and_grad(loss, argnums=(0, 1)))
     parameters = experts.parameters()
-    (_, y), (grads, dx) = run(parameters, x)
-    got = {
-        "output": y,
-        "gradient of the input": dx,
-        "gradient of gate_up_proj": grads["gate_up_proj"]["weight"],
-        "gradient of down_proj": grads["down_proj"]["weight"],
-    }
-    gate_up = parameters["gate_up_proj"]["weight"].astype(mx.float32)
-    down = parameters["down_proj"]["weight"].astype(mx.float32)
-    rows = mx.broadcast_to(x.astype(mx.float32)[:, None], wanted_in.shape)
+    (_, y), (grads, dx) = mx.compile(mx.value_and_grad(loss, argnums=(0, 1)))(parameters, x)
+    got = [y, dx, grads["gate_up_proj"]["weight"], grads["down_proj"]["weight"]]
 
-    def expert(gate_up: mx.array, down: mx.array, x: mx.array, r: mx.array) -> tuple:
+    def expert(
+        x: mx.array, gate_up: mx.array, down: mx.array, dy: mx.array
+    ) -> tuple[mx.array, mx.array]:
         gate, up = mx.split(x @ gate_up.T, [width], axis=-1)
         y = (gate * mx.sigmoid(gate) * up) @ down.T
-        return (y * r).sum(), y
+        return (y * dy).sum(), y
 
     reference = mx.value_and_grad(expert, argnums=(0, 1, 2))
-    differences = dict.fromkeys(got, 0.0)
-    sizes = dict.fromkeys(got, 0.0)
-    dx_wanted = mx.zeros(x.shape)
+    gate_up = parameters["gate_up_proj"]["weight"].astype(mx.float32)
+    down = parameters["down_proj"]["weight"].astype(mx.float32)
+    wanted = [mx.zeros(value.shape) for value in (y, x, gate_up, down)]
     for e in range(count):
-        where = [mx.array(axis) for axis in np.nonzero(chosen == e)]
-        if not where[0].size:
+        token, place = (mx.array(axis) for axis in np.nonzero(chosen == e))
+        if not token.size:
             continue
-        mine = (gate_up[e], down[e], rows[where[0], where[1]], wanted_in[where[0], where[1]])
-        (_, y_e), (d_gate_up, d_down, d_x) = reference(*mine)
-        dx_wanted = dx_wanted.at[where[0]].add(d_x)
-        for name, have, want in (
-            ("output", y[where[0], where[1]], y_e),
-            ("gradient of gate_up_proj", got["gradient of gate_up_proj"][e], d_gate_up),
-            ("gradient of down_proj", got["gradient of down_proj"][e], d_down),
-        ):
-            differences[name] += float(mx.square(have.astype(mx.float32) - want).sum())
-            sizes[name] += float(mx.square(want).sum())
-    name = "gradient of the input"
-    differences[name] = float(mx.square(dx.astype(mx.float32) - dx_wanted).sum())
-    sizes[name] = float(mx.square(dx_wanted).sum())
-    return {name: (differences[name] / sizes[name]) ** 0.5 for name in got}
+        rows = x[token].astype(mx.float32)
+        (_, y_e), (dx_e, *dw_e) = reference(rows, gate_up[e], down[e], dy[token, place])
+        wanted[0][token, place] = y_e
+        wanted[1] = wanted[1].at[token].add(dx_e)
+        for matrix, value in zip(wanted[2:], dw_e, strict=True):
+            matrix[e] = value
+    return {
+        name: float(mx.linalg.norm(have.astype(mx.float32) - want) / mx.linalg.norm(want))
+        for name, have, want in zip(COMPARED, got, wanted, strict=True)
+    }
 
 
 def _choices(rng: np.random.Generator, tokens: int, experts: int, chosen: int) -> np.ndarray:

@@ -30,7 +30,7 @@ def test_wrong_gradients_are_found(monkeypatch):
 
 
 def test_rows_that_a_sorted_gather_gets_stand_one_after_another(monkeypatch):
-    """MLX 0.32.4 on CUDA takes the stride of the axis of length 1 for the stride of the rows."""
+    """By its code, MLX 0.32.4 on CUDA takes the axis of length 1 for the stride of the rows."""
     strides = []
     right = mx.gather_mm
 
