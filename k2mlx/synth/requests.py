@@ -141,7 +141,7 @@ def draw_request(
 def surrounded(text: str, rng: Random) -> str:
     """Sometimes words before or after the request that ask for nothing, in a quarter of all cases."""
     if rng.random() < _BEFORE_SHARE:
-        text = _led_in(render(rng.choice(_BEFORE), {}, rng), text)
+        text = _after(render(rng.choice(_BEFORE), {}, rng), text)
     if rng.random() < _AFTER_SHARE and text[-1] in ".?!" and not re.search(r"[\n\"]|: ", text):
         # Only behind a full stop: what ends without one may be a value, which would grow.
         ending = render(rng.choice(_AFTER), {}, rng)
@@ -153,7 +153,7 @@ def surrounded(text: str, rng: Random) -> str:
     return text
 
 
-def _led_in(opening: str, text: str) -> str:
+def _after(opening: str, text: str) -> str:
     """`text` behind `opening`, in lower case if the sentence runs on; a value keeps its case."""
     first, _, rest = text.partition(" ")
     if opening[-1] not in ".?!" and first.lower() in _STARTERS and not rest[:1].isupper():
