@@ -39,10 +39,10 @@ def test_mlx_lm_with_our_weights_computes_our_logits(folder, length):
 def test_the_timed_peer_has_our_quantisation(folder):
     from mlx.utils import tree_flatten
 
-    from k2mlx.bench.peer import build
+    from k2mlx.bench.peer import _with_biases, build
 
     loaded = load(folder, as_stored=True)
-    ours = loaded.model.named_parameters()
+    ours = _with_biases(loaded.model)
     theirs = dict(tree_flatten(build(loaded).parameters()))
     prefix = "model.layers.1.mlp"
     for kind in ("weight", "scales", "biases"):

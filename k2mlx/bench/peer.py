@@ -14,6 +14,8 @@ import mlx.nn as nn
 
 from k2mlx.config import ModelConfig, QuantSpec
 from k2mlx.load import Loaded
+from k2mlx.model import Model
+from k2mlx.nn.quant import QuantizedMatrix
 
 
 def build(loaded: Loaded, *, exact: bool = False) -> nn.Module:
@@ -24,7 +26,7 @@ def build(loaded: Loaded, *, exact: bool = False) -> nn.Module:
     from mlx_lm.models import deepseek_v3
 
     config = loaded.config
-    weights = _renamed(loaded.model.named_parameters())
+    weights = _renamed(_with_biases(loaded.model))
     if exact:
         weights = _expand_kv_b(weights, config)
     peer = deepseek_v3.Model(deepseek_v3.ModelArgs.from_dict(config.to_dict()))
@@ -41,6 +43,15 @@ def build(loaded: Loaded, *, exact: bool = False) -> nn.Module:
     peer.eval()
     mx.eval(peer.parameters())
     return peer
+
+
+def _with_biases(model: Model) -> dict[str, mx.array]:
+    """Every array of the model, and the biases that K2's grid leaves out."""
+    weights = model.named_parameters()
+    for path, module in model.named_modules():
+        if isinstance(module, QuantizedMatrix):
+            weights[f"{path}.biases"] = module.parts[2]
+    return weights
 
 
 def _renamed(weights: dict[str, mx.array]) -> dict[str, mx.array]:

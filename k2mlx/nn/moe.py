@@ -2,7 +2,7 @@
 one.
 
 y = sum over the chosen experts of w_e E_e(x), plus the shared expert's output unscaled (k2-spec 2).
-Shape letters: T tokens, K experts a token, E experts, I expert width, H hidden.
+Shape letters: B batch, L tokens, K experts a token, E experts, H hidden.
 """
 
 from __future__ import annotations
@@ -11,22 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import ModelConfig
-from .quant import ExpertLinear
-
-# From this many (token, expert) pairs on, sorting them by expert pays for itself.
-SORT_FROM = 64
-
-
-def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    return gate * mx.sigmoid(gate) * up
-
-
-_fused_swiglu = mx.compile(_swiglu, shapeless=True)
-
-
-def swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    """silu(gate) * up, in one kernel on a GPU. On the CPU mx.compile would start g++ for it."""
-    return (_swiglu if mx.default_device() == mx.cpu else _fused_swiglu)(gate, up)
+from .experts import Experts, swiglu
 
 
 class MLP(nn.Module):
@@ -66,38 +51,6 @@ class Router(nn.Module):
         return indices, weights * self.config.routed_scaling_factor
 
 
-class Experts(nn.Module):
-    """The routed experts. Gate and up rows of an expert are one matrix [2I, H], gate first, so that
-    one gather reads both."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        experts, hidden, width = (
-            config.n_routed_experts,
-            config.hidden_size,
-            config.moe_intermediate_size,
-        )
-        self.gate_up_proj = ExpertLinear(experts, hidden, 2 * width)
-        self.down_proj = ExpertLinear(experts, width, hidden)
-
-    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
-        """x [T, H], indices [T, K] -> each chosen expert's output [T, K, H]."""
-        T, K = indices.shape
-        if T * K < SORT_FROM:
-            return self._run(x[:, None, None], indices, in_order=False).squeeze(-2)
-        flat = indices.flatten()
-        order = mx.argsort(flat)
-        # Index and reshape, not expand and squeeze: those leave an axis of stride 1, which
-        # MLX 0.32.4's sorted gather for CUDA takes for the stride of the rows: of x here and of the
-        # gradient of y. train/canary.py checks what a device really computes.
-        y = self._run(x[(order // K)[:, None]], flat[order], in_order=True).reshape(T * K, -1)
-        return y[mx.argsort(order)].reshape(T, K, -1)
-
-    def _run(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
-        gate, up = mx.split(self.gate_up_proj(x, indices, in_order), 2, axis=-1)
-        return self.down_proj(swiglu(gate, up), indices, in_order)
-
-
 class MoE(nn.Module):
     """Router, routed experts and the shared expert."""
 
@@ -116,6 +69,5 @@ class MoE(nn.Module):
         if router_load is not None:
             counts = mx.zeros((self.gate.weight.shape[0],))
             router_load.append(counts.at[indices.flatten()].add(mx.ones((indices.size,))))
-        y = self.experts(rows, indices)
-        y = (y * weights[..., None].astype(y.dtype)).sum(axis=-2)
+        y = self.experts(rows, indices, weights)
         return y.reshape(x.shape) + self.shared_experts(x)

@@ -3,7 +3,7 @@
 The grid (k2-spec 3.2 and 0.6, 0.7): each 32 consecutive inputs of a row share one bfloat16 scale s
 = max(absmax / 7, 1e-5); codes are rint(w / s) in -7..7, stored as code + 8, eight to a word,
 lowest bits first. MLX's kernels read the same words with biases = -8 s, which is exact in
-bfloat16, so the biases are made at load and never stored.
+bfloat16, so the biases are made where those kernels run and never stored. kernels.py does without.
 
 Shape letters: E experts, O outputs, I inputs, L rows of x.
 """
@@ -16,9 +16,9 @@ from mlx.utils import tree_map_with_path
 
 from ..config import Quantization, QuantSpec
 from ..errors import ConfigError
+from . import kernels
 
 GROUP = 32
-MOST_EXPANDED = 1 << 30  # bytes of a stack that is expanded on a CPU; K2's own would be 45 GB
 
 
 def _codes(w: mx.array) -> tuple[mx.array, mx.array]:
@@ -52,11 +52,12 @@ def symmetric_biases(scales: mx.array) -> mx.array:
 
 
 def quantize(w: mx.array, spec: QuantSpec) -> dict[str, mx.array]:
-    """w [..., O, I] as MLX's kernels take it: weight uint32, scales and biases bfloat16."""
+    """w [..., O, I] as it is stored: weight uint32, scales bfloat16, and biases where `spec` has
+    them."""
     _check_groups(w.shape[-1], spec)
     if spec.mode == "symmetric":
         packed, scales = k2_quantize(w)
-        return {"weight": packed, "scales": scales, "biases": symmetric_biases(scales)}
+        return {"weight": packed, "scales": scales}
     w = w.astype(mx.bfloat16)  # so that the codes are chosen for the scales as they are stored
     if w.ndim == 3:  # mx.quantize of a large stack fails on CUDA in MLX 0.32.4
         parts = [mx.quantize(m, group_size=spec.group_size, bits=spec.bits) for m in w]
@@ -94,21 +95,47 @@ def quantized_matmul(
     return mx.quantized_matmul(x, weight, scales, biases, transpose, spec.group_size, spec.bits)
 
 
-class QuantizedLinear(nn.Module):
-    """A matrix without bias: weight uint32 [O, I*bits/32], scales and biases [O, I/group_size]."""
+class QuantizedMatrix(nn.Module):
+    """A matrix as it is stored, or one for each expert: weight uint32 [..., O, I*bits/32], scales
+    and, if the mode is affine, biases [..., O, I/group_size]."""
 
-    def __init__(self, inputs: int, outputs: int, spec: QuantSpec):
+    def __init__(self, shape: tuple[int, ...], spec: QuantSpec):
         super().__init__()
-        _check_groups(inputs, spec)
+        _check_groups(shape[-1], spec)
         self.spec = spec
-        self.weight = mx.zeros((outputs, inputs * spec.bits // 32), mx.uint32)
-        self.scales = mx.zeros((outputs, inputs // spec.group_size))
-        self.biases = mx.zeros((outputs, inputs // spec.group_size))
+        groups = (*shape[:-1], shape[-1] // spec.group_size)
+        self.weight = mx.zeros((*shape[:-1], shape[-1] * spec.bits // 32), mx.uint32)
+        self.scales = mx.zeros(groups)
+        if spec.mode == "affine":
+            self.biases = mx.zeros(groups)
+        self._made: tuple[mx.array, mx.array] | None = None
         self.freeze()
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the codes stand for: [..., O, I]."""
+        return (*self.scales.shape[:-1], self.scales.shape[-1] * self.spec.group_size)
+
+    @property
     def parts(self) -> list[mx.array]:
-        return [self.weight, self.scales, self.biases]
+        """weight, scales and biases, as MLX's kernels take them. Biases of the symmetric mode are
+        made for the first that asks and kept: an eighth of the bytes."""
+        if self.spec.mode == "affine":
+            return [self.weight, self.scales, self.biases]
+        if self._made is None or self._made[0] is not self.scales:
+            self._made = (self.scales, symmetric_biases(self.scales))
+        return [self.weight, *self._made]
+
+    def expanded(self, start: int, stop: int) -> mx.array:
+        """The matrices of experts start..stop in floating point, [stop - start, O, I]."""
+        weight, scales = self.weight[start:stop], self.scales[start:stop]
+        symmetric = self.spec.mode == "symmetric"
+        biases = symmetric_biases(scales) if symmetric else self.biases[start:stop]
+        return mx.dequantize(weight, scales, biases, self.spec.group_size, self.spec.bits)
+
+
+class QuantizedLinear(QuantizedMatrix):
+    """A matrix [O, I] without bias: x [..., I] -> [..., O]."""
 
     def __call__(self, x: mx.array) -> mx.array:
         return quantized_matmul(x, self.parts, self.spec)
@@ -128,37 +155,24 @@ class ExpertLinear(nn.Module):
         return mx.gather_mm(x, w, rhs_indices=indices, sorted_indices=in_order)
 
 
-class QuantizedExpertLinear(nn.Module):
-    """`ExpertLinear` with weight uint32 [E, O, I*bits/32], scales and biases [E, O,
-    I/group_size]."""
+class QuantizedExpertLinear(QuantizedMatrix):
+    """`ExpertLinear` with matrices [E, O, I] as they are stored."""
 
-    def __init__(self, experts: int, inputs: int, outputs: int, spec: QuantSpec):
-        super().__init__()
-        _check_groups(inputs, spec)
-        self.spec = spec
-        self.weight = mx.zeros((experts, outputs, inputs * spec.bits // 32), mx.uint32)
-        self.scales = mx.zeros((experts, outputs, inputs // spec.group_size))
-        self.biases = mx.zeros((experts, outputs, inputs // spec.group_size))
-        self.freeze()
+    @property
+    def parts(self) -> list[mx.array]:
+        """As of every quantised matrix, but where our own kernels do most of the work biases are
+        not kept."""
+        if kernels.usable(self.spec, self.scales.dtype, self.shape):
+            return [self.weight, self.scales, symmetric_biases(self.scales)]
+        return super().parts
 
     def __call__(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
-        weight, scales, biases = self.weight, self.scales, self.biases
-        group_size, bits = self.spec.group_size, self.spec.bits
-        # MLX's CPU kernel works row by row: with several rows an expert, expanding once is quicker,
-        # where there is room for that.
-        size = scales.size * group_size * x.dtype.size
-        several = indices.size >= 3 * weight.shape[0] and size <= MOST_EXPANDED
-        if mx.default_device() == mx.cpu and several:
-            w = mx.dequantize(weight, scales, biases, group_size, bits).swapaxes(-1, -2)
-            return mx.gather_mm(x, w, rhs_indices=indices, sorted_indices=in_order)
         return mx.gather_qmm(
             x,
-            weight,
-            scales,
-            biases,
+            *self.parts,
             rhs_indices=indices,
-            group_size=group_size,
-            bits=bits,
+            group_size=self.spec.group_size,
+            bits=self.spec.bits,
             sorted_indices=in_order,
         )
 
@@ -182,10 +196,9 @@ def quantize_modules(model: nn.Module, quantization: Quantization) -> None:
         if isinstance(module, nn.Linear | nn.Embedding | ExpertLinear):
             _check_groups(module.weight.shape[-1], spec)
         if isinstance(module, nn.Linear):
-            return QuantizedLinear(*reversed(module.weight.shape), spec)
+            return QuantizedLinear(module.weight.shape, spec)
         if isinstance(module, ExpertLinear):
-            experts, outputs, inputs = module.weight.shape
-            return QuantizedExpertLinear(experts, inputs, outputs, spec)
+            return QuantizedExpertLinear(module.weight.shape, spec)
         if isinstance(module, nn.Embedding):
             size = module.weight.shape
             return nn.QuantizedEmbedding(*size, group_size=spec.group_size, bits=spec.bits)

@@ -2,7 +2,7 @@
 
 A wrong kernel does not stop a run, nor spoil its loss by much: the rest of the model learns to do
 without the experts, and only another device finds out. k2-nano's first runs went that way (see
-Experts in nn/moe.py).
+Experts in nn/experts.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..config import ModelConfig
 from ..errors import K2Error
-from ..nn.moe import Experts
+from ..nn.experts import Experts
 
 TOLERANCE = {mx.float32: 1e-3, mx.bfloat16: 3e-2}
 # On the CPU the check is for the code alone; on a GPU the kernel may depend on the size.
@@ -53,7 +53,7 @@ def expert_errors(config: ModelConfig, dtype: mx.Dtype, tokens: int) -> dict[str
 
     def loss(parameters: dict, x: mx.array) -> tuple[mx.array, mx.array]:
         experts.update(parameters)
-        y = experts(x, mx.array(chosen)).astype(mx.float32)
+        y = experts.outputs(x, mx.array(chosen)).astype(mx.float32)
         return (y * dy).sum(), y
 
     parameters = experts.parameters()

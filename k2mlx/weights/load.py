@@ -1,8 +1,7 @@
 """From a model folder's files to the module tree's arrays, and back.
 
-k2mlx's own layout is the module tree itself: experts stacked, K2's INT4 codes with their scales
-and without the biases that MLX's kernels want, which are made here (k2-spec 3.2). source.py reads
-the others.
+k2mlx's own layout is the module tree itself: experts stacked, K2's INT4 codes with their scales and
+without biases (k2-spec 3.2). source.py reads the others.
 """
 
 from __future__ import annotations
@@ -39,8 +38,6 @@ def load_model(folder: Path, dtype: mx.Dtype) -> Model:
         parts = source.matrix(path, spec)
         if spec is not None:
             parts = {k: v if k == "weight" else v.astype(dtype) for k, v in parts.items()}
-            if spec.mode == "symmetric":
-                parts["biases"] = symmetric_biases(parts["scales"])
         else:
             parts = {"weight": parts["weight"].astype(dtype)}
         _put(model, {f"{path}.{kind}": value for kind, value in parts.items()})
@@ -76,7 +73,10 @@ def dequantize_weights(weights: dict[str, mx.array], config: ModelConfig) -> dic
             out[name] = value.astype(mx.float32)
         elif name.endswith(".weight"):
             stem = name.removesuffix("weight")
-            scale, bias = (weights[stem + k].astype(mx.float32) for k in ("scales", "biases"))
+            scale = weights[stem + "scales"].astype(mx.float32)
+            symmetric = spec.mode == "symmetric"
+            bias = symmetric_biases(scale) if symmetric else weights[stem + "biases"]
+            bias = bias.astype(mx.float32)
             out[name] = mx.dequantize(
                 value, scale, bias, group_size=spec.group_size, bits=spec.bits
             )
@@ -92,9 +92,6 @@ def save_model(folder: Path, model: Model) -> None:
     config = model.config
     weights = {}
     for name, value in model.named_parameters().items():
-        spec = config.spec(name)
-        if name.endswith(".biases") and spec is not None and spec.mode == "symmetric":
-            continue
         if value.dtype != mx.uint32 and not name.endswith("e_score_correction_bias"):
             value = value.astype(mx.bfloat16)
         weights[name] = value

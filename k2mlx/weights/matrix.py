@@ -133,12 +133,7 @@ def dtypes(matrix: Matrix, spec: QuantSpec | None) -> dict[str, str]:
 
 def encode(w: mx.array, spec: QuantSpec | None) -> dict[str, mx.array]:
     """w [O, I] as `spec` stores it: weight, and scales and biases where it has them."""
-    if spec is None:
-        return {"weight": w}
-    parts = quantize(w, spec)
-    if spec.mode == "symmetric":
-        del parts["biases"]
-    return parts
+    return {"weight": w} if spec is None else quantize(w, spec)
 
 
 def stored_parts(rows: int, inputs: int, spec: QuantSpec | None) -> dict[str, tuple[int, int]]:

@@ -57,7 +57,8 @@ def test_mlx_kernels_read_the_same_words():
     parts = quant.quantize(w, K2)
     exact = quant.k2_dequantize(parts["weight"], parts["scales"])
     x, indices = random(2, 6, 1, 64), mx.array([0, 4, 2, 2, 1, 3])
-    as_mlx = [parts["weight"], *(parts[k].astype(mx.float32) for k in ("scales", "biases"))]
+    scales = parts["scales"].astype(mx.float32)
+    as_mlx = [parts["weight"], scales, quant.symmetric_biases(scales)]
     got = mx.gather_qmm(x, *as_mlx, rhs_indices=indices, transpose=True, group_size=32, bits=4)
     wanted = x @ exact[indices].swapaxes(-1, -2)
     assert mx.abs(got - wanted).max().item() <= 1e-5 * mx.abs(wanted).max().item()
@@ -66,7 +67,7 @@ def test_mlx_kernels_read_the_same_words():
 @pytest.mark.parametrize("spec", [K2, QuantSpec(4, 32), QuantSpec(8, 64), QuantSpec(3, 32)])
 @pytest.mark.parametrize("rows", [1, 3, 4, 40])
 def test_quantised_matrices_multiply_as_their_expansion(spec, rows):
-    layer = quant.QuantizedLinear(128, 48, spec)
+    layer = quant.QuantizedLinear((48, 128), spec)
     parts = quant.quantize(random(3, 48, 128), spec)
     layer.load_weights(
         [(k, v if k == "weight" else v.astype(mx.float32)) for k, v in parts.items()]
@@ -82,7 +83,7 @@ def test_experts_in_any_order(tokens):
     """Few pairs go unsorted, many sorted, very many through expanded matrices: all the same
     numbers."""
     experts, inputs, outputs, k = 12, 64, 32, 8
-    layer = quant.QuantizedExpertLinear(experts, inputs, outputs, K2)
+    layer = quant.QuantizedExpertLinear((experts, outputs, inputs), K2)
     parts = quant.quantize(random(5, experts, outputs, inputs), K2)
     layer.load_weights(
         [(n, v if n == "weight" else v.astype(mx.float32)) for n, v in parts.items()]
@@ -103,7 +104,9 @@ def test_experts_in_any_order(tokens):
 def test_fake_quantize_is_what_is_stored_and_passes_gradients(spec):
     w = random(7, 3, 16, 64) if spec is K2 else random(7, 16, 64)
     parts = quant.quantize(w, spec)
-    scales, biases = (parts[k].astype(mx.float32) for k in ("scales", "biases"))
+    scales = parts["scales"]
+    biases = parts.get("biases", quant.symmetric_biases(scales)).astype(mx.float32)
+    scales = scales.astype(mx.float32)
     how = {"group_size": spec.group_size, "bits": spec.bits}
     stored = mx.dequantize(parts["weight"], scales, biases, **how)
     assert mx.abs(quant.fake_quantize(w, spec) - stored).max().item() <= 1e-6
@@ -114,4 +117,4 @@ def test_fake_quantize_is_what_is_stored_and_passes_gradients(spec):
 
 def test_a_width_that_does_not_fit_the_groups_is_refused():
     with pytest.raises(ConfigError, match="48 inputs, wanted a multiple of group_size = 32"):
-        quant.QuantizedLinear(48, 8, K2)
+        quant.QuantizedLinear((8, 48), K2)

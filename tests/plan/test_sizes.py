@@ -14,6 +14,7 @@ from k2mlx import cli
 from k2mlx.config import ModelConfig, QuantSpec
 from k2mlx.errors import CheckpointError
 from k2mlx.home import bundled
+from k2mlx.nn.quant import QuantizedMatrix
 from k2mlx.plan import sizes
 from k2mlx.plan.planner import Option, convert_command, make_plan, read_model
 from k2mlx.plan.precision import PRECISIONS, resident_sizes
@@ -156,9 +157,14 @@ def test_what_only_sees_is_on_disk_and_not_in_memory(tmp_path):
 
 
 def held(folder):
-    """Bytes of the model's arrays after loading."""
+    """Bytes of the model's arrays once it has run."""
     model = load_model(folder, mx.bfloat16)
-    return sum(value.nbytes for value in model.named_parameters().values())
+    symmetric = [
+        module.parts[2].nbytes
+        for _, module in model.named_modules()
+        if isinstance(module, QuantizedMatrix) and module.spec.mode == "symmetric"
+    ]
+    return sum(value.nbytes for value in model.named_parameters().values()) + sum(symmetric)
 
 
 def check_folder(folder):

@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 from k2mlx.errors import K2Error
-from k2mlx.nn.moe import Experts
+from k2mlx.nn.experts import Experts
 from k2mlx.train.canary import check_experts, expert_errors
 from tests.folders import folder_config
 
@@ -15,16 +15,16 @@ def test_this_device_computes_what_experts_are_trained_with():
 
 
 def test_a_device_that_leaves_the_experts_out_is_found(monkeypatch):
-    right = Experts.__call__
-    monkeypatch.setattr(Experts, "__call__", lambda self, x, i: right(self, x, i) * 0)
+    right = Experts.outputs
+    monkeypatch.setattr(Experts, "outputs", lambda self, x, i: right(self, x, i) * 0)
     with pytest.raises(K2Error, match=r"output computed on .* is off by 100.0%"):
         check_experts(folder_config(), mx.float32, 200)
 
 
 def test_wrong_gradients_are_found(monkeypatch):
-    right = Experts.__call__
+    right = Experts.outputs
     stopped = lambda self, x, i: right(self, mx.stop_gradient(x), i)  # noqa: E731
-    monkeypatch.setattr(Experts, "__call__", stopped)
+    monkeypatch.setattr(Experts, "outputs", stopped)
     with pytest.raises(K2Error, match="gradient of the input"):
         check_experts(folder_config(), mx.float32, 200)
 
@@ -42,6 +42,6 @@ def test_rows_that_a_sorted_gather_gets_stand_one_after_another(monkeypatch):
     monkeypatch.setattr(mx, "gather_mm", watched)
     config = folder_config(quantization=None)
     chosen = mx.broadcast_to(mx.arange(config.num_experts_per_tok), (70, 4)).astype(mx.uint32)
-    Experts(config)(mx.random.normal((70, config.hidden_size)), chosen)
+    Experts(config).outputs(mx.random.normal((70, config.hidden_size)), chosen)
     sizes = (config.hidden_size, config.moe_intermediate_size)
     assert strides == [(size * 4, size * 4, 4) for size in sizes]

@@ -15,6 +15,7 @@ import pytest
 
 from k2mlx.config import ModelConfig, Quantization, QuantSpec
 from k2mlx.errors import CheckpointError
+from k2mlx.nn.quant import QuantizedMatrix
 from k2mlx.weights import convert as conversion
 from k2mlx.weights import write
 from k2mlx.weights.convert import MANIFEST, Options, convert
@@ -27,8 +28,18 @@ GRID = QuantSpec(4, 32, "symmetric")
 KEPT = Options("keep", "keep", "keep", "keep")
 
 
+def values(model) -> dict[str, mx.array]:
+    """Every array, biases also where the layout leaves them to be computed."""
+    named = model.named_parameters()
+    for path, module in model.named_modules():
+        if isinstance(module, QuantizedMatrix):
+            for kind, part in zip(("weight", "scales", "biases"), module.parts, strict=True):
+                named[f"{path}.{kind}"] = part
+    return named
+
+
 def same(a, b) -> bool:
-    a, b = a.named_parameters(), b.named_parameters()
+    a, b = values(a), values(b)
     return a.keys() == b.keys() and all(mx.array_equal(a[k], b[k]).item() for k in a)
 
 
