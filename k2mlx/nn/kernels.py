@@ -1,10 +1,11 @@
-"""Experts on K2's INT4 grid in two kernels of our own, which need no biases.
+"""Experts on K2's INT4 grid in three kernels of our own, which need no biases.
 
 MLX's kernels compute w = q * scale + bias, so they want an array of biases = -8 * scale that says
 nothing: 63 GB for K2, an eighth of the bytes read. These subtract the 8 in a register:
 
     gate_up  silu(gate x) * up x of each token's K experts
     down     the weighted sum of their down projections
+    expand   experts in bfloat16, for the products of many rows
 
 Their text is written once, for CUDA and Metal, in what the two languages share; only the prologue
 differs. A SIMD group (32 lanes) computes R output rows; a lane takes one group of 32 weights at a
@@ -20,6 +21,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache
+from math import gcd
 from typing import Any
 
 import mlx.core as mx
@@ -76,16 +78,35 @@ def down(
     )
 
 
+def expand(weight: mx.array, scales: mx.array) -> mx.array:
+    """weight uint32 [E, O, I/8], scales bfloat16 [E, O, I/32] -> bfloat16 [E, O, I]."""
+    shape = (*weight.shape[:-1], weight.shape[-1] * 8)
+    block = gcd(weight.size, 256)  # a thread for each word, and none over
+    return _launch("expand", [weight, scales], {}, (weight.size, 1, 1), block, shape)
+
+
 def _run(
     name: str, inputs: list[mx.array], sizes: dict[str, int], rows: int, shape: tuple[int, ...]
+) -> mx.array:
+    grid = (sizes["OUTPUTS"] // sizes["R"] * 32, rows, 1)
+    return _launch(name, inputs, sizes, grid, sizes["N"] * 32, shape)
+
+
+def _launch(
+    name: str,
+    inputs: list[mx.array],
+    sizes: dict[str, int],
+    grid: tuple[int, int, int],
+    block: int,
+    shape: tuple[int, ...],
 ) -> mx.array:
     language = dialect()
     assert language is not None
     (out,) = _kernel(name, language)(
         inputs=inputs,
         template=[("T", mx.bfloat16), *sizes.items()],
-        grid=(sizes["OUTPUTS"] // sizes["R"] * 32, rows, 1),
-        threadgroup=(sizes["N"] * 32, 1, 1),
+        grid=grid,
+        threadgroup=(block, 1, 1),
         output_shapes=[shape],
         output_dtypes=[mx.bfloat16],
     )
@@ -98,6 +119,7 @@ def _kernel(name: str, language: str) -> Callable[..., list[mx.array]]:
     inputs = {
         "gate_up": ["x", "indices", "weight", "scales"],
         "down": ["x", "indices", "weights", "weight", "scales"],
+        "expand": ["weight", "scales"],
     }
     kernel: Any = make(
         name=f"k2_{name}",
@@ -115,6 +137,7 @@ HEADERS = {
 #define THREAD
 #define INLINE __device__ inline
 #define AS_FLOAT(bits) __uint_as_float(bits)
+#define AS_BITS(value) __float_as_uint(value)
 INLINE float lane_sum(float v) {
   for (int s = 16; s > 0; s >>= 1) v += __shfl_xor_sync(0xffffffffu, v, s);
   return v;
@@ -125,6 +148,7 @@ INLINE float lane_sum(float v) {
 #define THREAD thread
 #define INLINE inline
 #define AS_FLOAT(bits) as_type<float>(uint(bits))
+#define AS_BITS(value) as_type<uint>(float(value))
 INLINE float lane_sum(float v) { return simd_sum(v); }
 """,
 }
@@ -134,10 +158,12 @@ PROLOGUES = {
     "cuda": """
   const unsigned lane = threadIdx.x & 31, group = threadIdx.x >> 5;
   const unsigned block = blockIdx.x, item = blockIdx.y;
+  const unsigned place = blockIdx.x * blockDim.x + threadIdx.x;
 """,
     "metal": """
   const unsigned lane = thread_index_in_simdgroup, group = simdgroup_index_in_threadgroup;
   const unsigned block = threadgroup_position_in_grid.x, item = threadgroup_position_in_grid.y;
+  const unsigned place = thread_position_in_grid.x;
 """,
 }
 
@@ -165,6 +191,10 @@ INLINE void load32(const DEVICE uint4* p, THREAD float* x) {  // 32 bfloat16
     x[8 * i + 4] = AS_FLOAT(u.z << 16); x[8 * i + 5] = AS_FLOAT(u.z & 0xffff0000u);
     x[8 * i + 6] = AS_FLOAT(u.w << 16); x[8 * i + 7] = AS_FLOAT(u.w & 0xffff0000u);
   }
+}
+INLINE unsigned to_bf16(float v) {  // to the nearest, ties to even; v is finite
+  unsigned bits = AS_BITS(v);
+  return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
 INLINE float bf16(unsigned short bits) { return AS_FLOAT((unsigned)bits << 16); }
 """
@@ -228,5 +258,17 @@ SOURCES = {
     float v = lane_sum(total[r]);
     if (lane == 0) out[(size_t)item * OUTPUTS + first + r] = (T)v;
   }
+""",
+    # place: a word of eight codes. The grid has no more threads than there are words.
+    "expand": """
+  const unsigned q = weight[place];
+  const float s = bf16(((const DEVICE unsigned short*)scales)[place / 4]);
+  unsigned pairs[4];
+  for (int i = 0; i < 4; i++) {
+    const unsigned low = to_bf16(((int)(q >> (8 * i) & 15) - 8) * s);
+    pairs[i] = low | to_bf16(((int)(q >> (8 * i + 4) & 15) - 8) * s) << 16;
+  }
+  DEVICE uint4* rows = (DEVICE uint4*)out;
+  rows[place] = uint4{pairs[0], pairs[1], pairs[2], pairs[3]};
 """,
 }

@@ -6,6 +6,7 @@ import pytest
 
 from k2mlx.config import QuantSpec
 from k2mlx.nn import kernels
+from k2mlx.nn.quant import k2_dequantize
 from tests.nn.test_experts import AFFINE, GRID, inputs, make, one_by_one
 
 gpu = pytest.mark.skipif(mx.default_device() == mx.cpu, reason="needs a GPU")
@@ -19,6 +20,8 @@ def check(tokens: int, count: int, k: int, seed: int) -> None:
     a = kernels.gate_up(x, indices, gate_up.weight, gate_up.scales)
     got = kernels.down(a, indices, weights, down.weight, down.scales).astype(mx.float32)
     wanted = one_by_one(experts, x, indices, weights)
+    expanded = kernels.expand(down.weight, down.scales)
+    assert mx.array_equal(expanded, k2_dequantize(down.weight, down.scales, mx.bfloat16)).item()
     # Two roundings to bfloat16, of the inner activations and of the result.
     assert np.linalg.norm(np.array(got) - wanted) <= 5e-3 * np.linalg.norm(wanted)
 
