@@ -122,3 +122,10 @@ def test_links_that_lead_in_a_circle(folder, capsys):
     assert main(["check", str(folder)]) == 1
     assert main(["generate", "--model", str(folder), "--prompt", "x"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_names_that_cannot_be_printed_are_escaped(folder, capsys):
+    index = {"weight_map": {"model.norm.weight": "\ud800.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert main(["check", str(folder)]) == 1
+    assert "\\ud800.safetensors: missing" in capsys.readouterr().out.encode().decode()

@@ -18,10 +18,11 @@ from k2mlx.errors import CheckpointError
 from k2mlx.weights import convert as conversion
 from k2mlx.weights import write
 from k2mlx.weights.convert import MANIFEST, Options, convert
+from k2mlx.weights.files import read_header
 from k2mlx.weights.load import load_model
 from k2mlx.weights.source import Source
 from tests.test_model import relative
-from tests.weights.slices import grouped_config, official_slice, tokens
+from tests.weights.slices import grouped_config, official_slice, rewrite, tokens
 
 GRID = QuantSpec(4, 32, "symmetric")
 KEPT = Options("keep", "keep", "keep", "keep")
@@ -206,4 +207,31 @@ def test_a_damaged_manifest_is_not_gone_on_with(tmp_path, content):
     partial.mkdir()
     (partial / MANIFEST).write_text(content)
     with pytest.raises(CheckpointError, match="another source or with other options"):
+        convert(folder, tmp_path / "out", Options())
+
+
+@pytest.mark.parametrize("value", [mx.nan, mx.inf])
+@pytest.mark.parametrize("experts", [GRID, QuantSpec(4, 32)])
+def test_codes_are_not_made_of_nan(tmp_path, experts, value):
+    """Codes could not say it: MLX quantises a NaN to a number."""
+    folder = official_slice(tmp_path, "bf16", 1)
+    name = "model.layers.1.mlp.experts.3.up_proj.weight"
+
+    def edit(arrays):
+        arrays[name][5, 7] = value
+
+    rewrite(sorted(folder.glob("*.safetensors"))[2], edit)
+    with pytest.raises(CheckpointError, match=f"{name} holds NaN or infinity".replace(".", r"\.")):
+        convert(folder, tmp_path / "out", Options(experts))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_nan_among_fp8_codes_is_found_where_it_is(tmp_path):
+    folder = official_slice(tmp_path, "fp8", 1)
+    path = sorted(folder.glob("*.safetensors"))[2]
+    name = "model.layers.1.mlp.experts.3.up_proj.weight"
+    with path.open("r+b") as file:
+        file.seek(read_header(path)[name].offset)
+        file.write(b"\x7f")
+    with pytest.raises(CheckpointError, match=f"{name} holds NaN or infinity".replace(".", r"\.")):
         convert(folder, tmp_path / "out", Options())
