@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import HubError, RequestError
-from ..home import PARTIAL, PULL_FILE, home
+from ..errors import BusyError, HubError, RequestError
+from ..home import PARTIAL, PULL_FILE, home, locked
 from .progress import Progress, size_words
 from .remote import Patience
 from .select import INDEX, layers_of, rank_shards, read_index, shards, small_files
 from .snapshot import RemoteFile, Snapshot, resolve
-from .store import Record, locked
+from .store import Record
 from .transfer import Fetcher, Stopped, part_path
 
 Watch = Callable[[Progress], None]
@@ -286,7 +286,7 @@ def _take_part(theirs: Path, mine: Path) -> None:
     try:
         with locked(theirs.parent):
             _try(os.rename, theirs, mine)
-    except HubError:
+    except BusyError:
         return  # being written: leave it
 
 

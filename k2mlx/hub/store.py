@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import HubError, RequestError
-from ..home import PARTIAL, PULL_FILE, bundled, home_path, pulled_models, write_private
+from ..errors import RequestError
+from ..home import PARTIAL, PULL_FILE, bundled, home_path, locked, pulled_models, write_private
 
 
 @dataclass
@@ -112,23 +109,6 @@ def removable(name: str) -> Path:
     if name in {path.name for path in _model_folders(bundled("models"))}:
         raise RequestError(f"{name}: came with k2mlx and is not removed; uninstall k2mlx instead")
     raise RequestError(f"{name}: not a model under {place}; see 'k2mlx models list'")
-
-
-@contextmanager
-def locked(folder: Path) -> Generator[None]:
-    """Hold a folder for writing; the lock ends with the process, however it ends.
-
-    Raises HubError when another process holds it.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HubError(f"{folder}: another k2mlx pull is writing it; wait for it") from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def format_words(folder: Path) -> str:

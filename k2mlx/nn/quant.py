@@ -53,7 +53,7 @@ def symmetric_biases(scales: mx.array) -> mx.array:
 
 def quantize(w: mx.array, spec: QuantSpec) -> dict[str, mx.array]:
     """w [..., O, I] as MLX's kernels take it: weight uint32, scales and biases bfloat16."""
-    _check_groups(w.shape[-1], spec)
+    check_groups(w.shape[-1], spec)
     if spec.mode == "symmetric":
         packed, scales = k2_quantize(w)
         return {"weight": packed, "scales": scales, "biases": symmetric_biases(scales)}
@@ -99,7 +99,7 @@ class QuantizedLinear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, spec: QuantSpec):
         super().__init__()
-        _check_groups(inputs, spec)
+        check_groups(inputs, spec)
         self.spec = spec
         self.weight = mx.zeros((outputs, inputs * spec.bits // 32), mx.uint32)
         self.scales = mx.zeros((outputs, inputs // spec.group_size))
@@ -134,7 +134,7 @@ class QuantizedExpertLinear(nn.Module):
 
     def __init__(self, experts: int, inputs: int, outputs: int, spec: QuantSpec):
         super().__init__()
-        _check_groups(inputs, spec)
+        check_groups(inputs, spec)
         self.spec = spec
         self.weight = mx.zeros((experts, outputs, inputs * spec.bits // 32), mx.uint32)
         self.scales = mx.zeros((experts, outputs, inputs // spec.group_size))
@@ -163,10 +163,11 @@ class QuantizedExpertLinear(nn.Module):
         )
 
 
-def _check_groups(inputs: int, spec: QuantSpec) -> None:
+def check_groups(inputs: int, spec: QuantSpec, where: str = "quantization") -> None:
+    """Raises ConfigError unless the inputs divide into groups."""
     if inputs % spec.group_size:
         raise ConfigError(
-            f"quantization: got a matrix with {inputs} inputs, wanted a multiple of group_size = "
+            f"{where}: got a matrix with {inputs} inputs, wanted a multiple of group_size = "
             f"{spec.group_size}; set a smaller group_size or leave this kind of matrix unquantised"
         )
 
@@ -180,7 +181,7 @@ def quantize_modules(model: nn.Module, quantization: Quantization) -> None:
         if spec is None:
             return module
         if isinstance(module, nn.Linear | nn.Embedding | ExpertLinear):
-            _check_groups(module.weight.shape[-1], spec)
+            check_groups(module.weight.shape[-1], spec)
         if isinstance(module, nn.Linear):
             return QuantizedLinear(*reversed(module.weight.shape), spec)
         if isinstance(module, ExpertLinear):

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from k2mlx.errors import CheckpointError, HubError, RequestError
-from k2mlx.home import find_model
-from k2mlx.hub.store import Record, locked
+from k2mlx.errors import BusyError, CheckpointError, HubError, RequestError
+from k2mlx.home import find_model, locked
+from k2mlx.hub.store import Record
 from k2mlx.weights.files import read_header, weight_files
 from tests.hub.conftest import LAYERS, NEEDED, model_files, shard_name
 from tests.hub.loopback import Fault
@@ -304,7 +304,7 @@ def test_out_is_a_folder_of_the_users_own(hub, fetch, tmp_path):
 
 
 def test_two_pulls_do_not_write_the_same_folder(hub, fetch):
-    with locked(fetch().path), pytest.raises(HubError, match="another k2mlx pull is writing it"):
+    with locked(fetch().path), pytest.raises(BusyError, match="another k2mlx is writing it"):
         fetch()
 
 
