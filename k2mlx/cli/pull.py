@@ -29,9 +29,7 @@ QUIET = 30.0  # seconds between progress lines where nobody watches a terminal
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repo", metavar="OWNER/NAME", help="the repository on the hub")
     parser.add_argument("--revision", metavar="SHA", help="commit, branch or tag (default: main)")
-    parser.add_argument(
-        "--split", type=_layers, metavar="N,N", help="layers of every rank, such as 31,30"
-    )
+    parser.add_argument("--split", metavar="N,N", help="layers of every rank, such as 31,30")
     parser.add_argument("--rank", type=int, metavar="R", help="fetch only this rank's part, from 0")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder (default: under $K2MLX_HOME/models)"
@@ -42,12 +40,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from k2mlx.cli.plan import parse_split
     from k2mlx.hub.pull import Order, pull
 
     order = Order(
         repo=args.repo,
         revision=args.revision,
-        split=args.split,
+        split=tuple(parse_split(args.split)) if args.split is not None else None,
         rank=args.rank,
         out=args.out.expanduser().absolute() if args.out else None,
         jobs=args.jobs,
@@ -114,7 +113,3 @@ def summary(pulled: "Pulled") -> str:
         names = " ".join(pulled.left_over)
         lines.append(f"another revision was begun and is not complete: k2mlx models rm {names}")
     return "\n".join(lines)
-
-
-def _layers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))

@@ -83,7 +83,11 @@ def pull(
     order.check()
     patience = patience or Patience()
     snapshot = resolve(order.repo, order.revision, patience, note or (lambda text: None))
-    final = order.out or home() / "models" / folder_name(snapshot)
+    final = home() / "models" / folder_name(snapshot)
+    if order.out:  # not the link to it, which could not be replaced by a folder
+        final = Path(os.path.realpath(order.out))
+    if os.path.lexists(final) and not final.is_dir():
+        raise RequestError(f"{final}: is no folder; give another --out, or remove it")
     if final.is_dir() and any(final.iterdir()) and not Record.read(final):
         raise RequestError(f"{final}: has files that no pull wrote; move it away or give --out")
     folder = final if Record.read(final) else final.with_name(final.name + PARTIAL)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RequestError
+from ..fields import parse_json
 from ..home import PARTIAL, PULL_FILE, bundled, home_path, locked, pulled_models, write_private
 
 
@@ -34,7 +35,7 @@ class Record:
     def read(cls, folder: Path) -> Record | None:
         """A folder's record, or None where there is none that can be read."""
         try:
-            record = cls(**json.loads((folder / PULL_FILE).read_text(encoding="utf-8")))
+            record = cls(**parse_json((folder / PULL_FILE).read_bytes()))
             record.state(), sum(file["size"] for file in record.files.values())  # their types
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
@@ -114,7 +115,7 @@ def removable(name: str) -> Path:
 def format_words(folder: Path) -> str:
     """What a folder's config.json says of its weights: `int4`, `fp8`, `mlx 4 bit`, `bfloat16`."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_bytes())
         text = config.get("text_config") or config
         spec = config.get("quantization_config") or text.get("quantization_config") or {}
         if spec.get("quant_method") == "compressed-tensors":

@@ -16,8 +16,8 @@ from ..fields import parse_json
 from ..home import PULL_FILE
 from .convert import MANIFEST
 from .files import Stored, read_folder
+from .hashes import hash_file
 from .source import Source
-from .write import has_hash
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,21 @@ def _check_hashes(
         yield Finding("hashes", False, f"{manifest}: not a manifest; convert or pull again")
         return
     done, total = 0, sum(size for _, size in wanted.values())
+
+    def read(size: int) -> None:
+        nonlocal done
+        done += size
+        report(done, total, "hashes")
+
     for name, (hashed, size) in wanted.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size or not has_hash(path, hashed):
+        path, kind = folder / name, hashed.partition(":")[0]
+        if Path(name).name != name or kind not in ("sha256", "git"):
+            yield Finding("hashes", False, f"{manifest}: {name!r}, {hashed!r}: no file's hash")
+            return
+        there = path.is_file() and path.stat().st_size == size
+        if not there or hash_file(path, kind, read) != hashed:
             yield Finding("hashes", False, f"{path}: not what was written; make it again")
             return
-        done += size
-        report(done, total, f"hash of {name}")
     yield Finding("hashes", True, f"{len(wanted)} files are what was written")
 
 

@@ -30,10 +30,11 @@ from ..fields import parse_json
 from ..home import PARTIAL, locked
 from ..nn.quant import check_groups, symmetric_biases
 from .files import INDEX
+from .hashes import hash_file
 from .matrix import K2_GRID, stored_parts
 from .names import module_tensors
 from .source import EIGHT_BITS, Source, is_stack, summarize
-from .write import ASIDE, Planned, check_room, sha256, write_json, write_safetensors
+from .write import ASIDE, Planned, check_room, write_json, write_safetensors
 
 MANIFEST = "manifest.json"
 LAYOUTS = ("k2mlx", "mlx")
@@ -173,7 +174,7 @@ def _write(work: Plan, partial: Path, jobs: int, report: Callable[[int, int, str
     done = work.nbytes - sum(sizes[name] for name in missing)
     report(done, work.nbytes, "")
     for name, digest in _write_all(work, partial, missing, jobs):
-        files[name] = _entry(partial / name, digest)
+        files[name] = _entry(partial / name, f"sha256:{digest}")
         write_json(partial / MANIFEST, manifest)
         done += sizes[name]
         report(done, work.nbytes, name)
@@ -317,8 +318,8 @@ def _open_manifest(partial: Path, work: Plan) -> dict[str, Any]:
     return fresh
 
 
-def _entry(path: Path, digest: str) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "hash": f"sha256:{digest}"}
+def _entry(path: Path, hashed: str) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "hash": hashed}
 
 
 def _is_whole(path: Path, entry: dict[str, Any] | None) -> bool:
@@ -338,7 +339,7 @@ def _finish(work: Plan, partial: Path, manifest: dict[str, Any]) -> None:
     write_json(partial / INDEX, index)
     write_json(partial / "config.json", _config(work))
     for name in beside:
-        manifest["files"][name] = _entry(partial / name, sha256(partial / name))
+        manifest["files"][name] = _entry(partial / name, hash_file(partial / name, "sha256"))
     write_json(partial / MANIFEST, manifest)
 
 

@@ -109,21 +109,6 @@ def check_room(folder: Path, wanted: int) -> None:
         )
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def has_hash(path: Path, hashed: str) -> bool:
-    """Whether a file's content is what `sha256:...`, or git's `git:...` of a blob, says."""
-    kind, _, digest = hashed.partition(":")
-    if kind == "sha256":
-        return sha256(path) == digest
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == digest
-
-
 def _bytes(tensor: Planned, value: mx.array | np.ndarray) -> memoryview:
     if isinstance(value, mx.array):
         bits = UNSIGNED[BITS[tensor.dtype]]

@@ -374,3 +374,19 @@ def test_a_listing_without_size_or_hash_is_refused(hub, fetch, entry):
     hub.listing = {"siblings": [{**describe_file("config.json", b"{}"), **entry}]}
     with pytest.raises(HubError, match="no way to check it"):
         fetch()
+
+
+@pytest.mark.parametrize("kind", ["file", "loop"])
+def test_an_out_that_is_no_folder_is_said_before_the_download(hub, fetch, tmp_path, kind):
+    out = tmp_path / "out"
+    out.symlink_to("out") if kind == "loop" else out.write_text("mine")
+    with pytest.raises(RequestError, match="is no folder"):
+        fetch(out=out)
+    assert len(hub.served) == 1
+
+
+def test_an_out_that_is_a_link_fills_what_it_points_to(hub, fetch, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    assert fetch(out=tmp_path / "out").path == tmp_path / "disk"
+    assert contents(tmp_path / "out") == wanted(hub)

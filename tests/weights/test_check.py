@@ -90,3 +90,13 @@ def test_a_manifest_with_an_infinite_size_is_none(tmp_path):
     entry = {"size": float("inf"), "hash": "sha256:0"}
     (folder / "manifest.json").write_text(json.dumps({"files": {"config.json": entry}}))
     assert "not a manifest" in faults(folder)[0]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("../secret", "sha256"), ("config.json", "md5")])
+def test_a_manifest_names_files_of_its_folder_alone(tmp_path, name, kind):
+    """Whose hash would be told, or read whole into memory."""
+    folder = official_slice(tmp_path, "int4", 1)
+    (tmp_path / "secret").write_text("x")
+    entry = {"size": (folder / name).stat().st_size, "hash": f"{kind}:0"}
+    (folder / "manifest.json").write_text(json.dumps({"files": {name: entry}}))
+    assert "no file's hash" in faults(folder)[0]
