@@ -29,14 +29,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import sys
 
-    from k2mlx.cli.progress import Progress
+    from k2mlx.cli.progress import Report
     from k2mlx.home import find_model
     from k2mlx.weights.check import check_weights
 
     folder = find_model(args.model)
     say = sys.stderr if args.json else sys.stdout
     found = []
-    checks = check_weights(folder, deep=not args.quick, report=Progress("read"))
+    checks = check_weights(folder, deep=not args.quick, report=Report("read"))
     for findings in (checks, _check_tokenizer(folder), _check_template(folder)):
         for finding in findings:
             found.append(finding)

@@ -49,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import time
 
-    from k2mlx.cli.progress import Progress, peak_rss
+    from k2mlx.cli.progress import Report, peak_rss
     from k2mlx.home import find_model
     from k2mlx.weights.convert import Options, convert
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     begun = time.monotonic()
     options = Options(**forms, layout=args.layout)
     folder = find_model(args.source)
-    out = convert(folder, args.out, options, jobs=args.jobs, report=Progress("converted"))
+    out = convert(folder, args.out, options, jobs=args.jobs, report=Report("converted"))
     facts = {
         "out": str(out),
         "bytes": sum(file.stat().st_size for file in out.iterdir()),

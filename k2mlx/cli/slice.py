@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from k2mlx.cli.convert import form
-    from k2mlx.cli.progress import Progress
+    from k2mlx.cli.progress import Report
     from k2mlx.config import QuantSpec
     from k2mlx.fields import MOST
     from k2mlx.home import find_model
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         rest=rest,
         vocab=args.vocab,
         seed=args.seed,
-        report=Progress("written"),
+        report=Report("written"),
     )
     size = sum(file.stat().st_size for file in args.out.iterdir())
     print(f"{args.out}: {size / 1e9:.2f} GB")

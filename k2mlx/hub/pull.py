@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..errors import BusyError, HubError, RequestError
 from ..home import PARTIAL, PULL_FILE, home, locked
-from .progress import Progress, size_words
+from ..progress import Progress, size_words
 from .remote import Patience
 from .select import INDEX, layers_of, rank_shards, read_index, shards, small_files
 from .snapshot import RemoteFile, Snapshot, resolve

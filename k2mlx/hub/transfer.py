@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HubError
+from ..progress import Progress, size_words
 from ..weights.hashes import hash_file
-from .progress import Progress, size_words
 from .remote import Again, Patience, headers, library, translated
 from .snapshot import RemoteFile, Snapshot
 
