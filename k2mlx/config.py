@@ -18,6 +18,7 @@ from .fields import build, check_object, check_positive, parse_json
 
 # Never quantised, and float32 in the model.
 ROUTER = ("mlp.gate.weight", "mlp.gate.e_score_correction_bias")
+MOST_LAYERS = 1000  # K2 has 61; a damaged number would be planned for until the memory is full
 CHAT_FORMATS = ("k2-nano", "kimi-k2-instruct", "kimi-k2-thinking", "kimi-k2.5")
 
 # Keys that say nothing about the computation: bookkeeping, training-time values, defaults of
@@ -304,6 +305,10 @@ class ModelConfig:
                 raise ConfigError(
                     f"eos_token_id: got {token!r}, wanted token ids from 0 to {self.vocab_size - 1}"
                 )
+        if self.num_hidden_layers > MOST_LAYERS:
+            raise ConfigError(
+                f"num_hidden_layers: got {self.num_hidden_layers}, wanted at most {MOST_LAYERS}"
+            )
         if self.num_experts_per_tok > self.n_routed_experts:
             raise ConfigError(
                 f"num_experts_per_tok: got {self.num_experts_per_tok}, wanted at most "

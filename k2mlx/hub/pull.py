@@ -186,8 +186,12 @@ class _Pull:
         path = self.folder / file.name
         if path.is_symlink() or _size(path) != file.size or not path.is_file():
             return False
-        if self.order.verify:
-            os.replace(path, part_path(self.folder, file))
+        if self.order.verify:  # by a second name, so that an interrupt leaves a model
+            part = part_path(self.folder, file)
+            part.unlink(missing_ok=True)
+            _try(os.link, path, part)
+            if not part.exists():
+                os.replace(path, part)
         return not self.order.verify
 
     def _seed(self, missing: list[RemoteFile]) -> None:

@@ -59,9 +59,11 @@ class Fetcher:
                 raise _disk_error(error, part) from None
             if got == file.hash:
                 os.replace(part, self.folder / file.name)
+                part.unlink(missing_ok=True)  # two names of one file are both left by a rename
                 self.progress.finish_file()
                 return
             part.unlink()
+            (self.folder / file.name).unlink(missing_ok=True)  # --verify found it wrong
             self.progress.lose(file.size)
         raise HubError(
             f"{self.snapshot.repo} {file.name}: got {got}, wanted {file.hash}, "

@@ -390,3 +390,19 @@ def test_an_out_that_is_a_link_fills_what_it_points_to(hub, fetch, tmp_path):
     (tmp_path / "out").symlink_to("disk")
     assert fetch(out=tmp_path / "out").path == tmp_path / "disk"
     assert contents(tmp_path / "out") == wanted(hub)
+
+
+def test_an_interrupted_verify_leaves_the_model(hub, fetch, monkeypatch):
+    before = fetch()
+    names = {path.name for path in before.path.iterdir()}
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("k2mlx.hub.transfer.hash_file", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(verify=True)
+    assert contents(before.path).items() >= wanted(hub).items()
+    assert fetch(verify=True).received == 0
+    assert {path.name for path in before.path.iterdir()} == names
