@@ -7,17 +7,18 @@ it does not know is a warning: neither is passed over in silence.
 
 from __future__ import annotations
 
-import json
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError, ConfigError
-from .fields import build, check_object, check_positive
+from .fields import build, check_object, check_positive, parse_json
 
 # Never quantised, and float32 in the model.
 ROUTER = ("mlp.gate.weight", "mlp.gate.e_score_correction_bias")
+MOST_LAYERS = 1000  # K2 has 61; a damaged number would be planned for until the memory is full
 CHAT_FORMATS = ("k2-nano", "kimi-k2-instruct", "kimi-k2-thinking", "kimi-k2.5")
 
 # Keys that say nothing about the computation: bookkeeping, training-time values, defaults of
@@ -86,6 +87,16 @@ class QuantSpec:
         return spec
 
 
+def finest(specs: Iterable[QuantSpec | None]) -> QuantSpec | None:
+    """How matrices that become one are stored, if nothing is to be lost that need not be: MLX may
+    hold an expert's gate and up in different precision."""
+    found = list(specs)
+    known = [spec for spec in found if spec is not None]
+    if len(known) < len(found):
+        return None
+    return max(known, key=lambda spec: (spec.bits, -spec.group_size, spec.mode))
+
+
 @dataclass(frozen=True)
 class Quantization:
     """Which matrices are quantised and how; None leaves them in floating point.
@@ -135,12 +146,16 @@ class Quantization:
 
     @classmethod
     def _from_mlx(cls, d: dict[str, Any]) -> Quantization:
-        paths = {key: d.pop(key) for key in d.keys() - QuantSpec.__dataclass_fields__.keys()}
+        names = {key: d.pop(key) for key in list(d) if key not in QuantSpec.__dataclass_fields__}
         common = _spec(d, "quantization")
-        modules = {}
-        for path, value in paths.items():
-            where = f"quantization.{path}"
-            modules[module_path(path)] = common if value is True else _spec(value or None, where)
+        found: dict[str, list[QuantSpec | None]] = {}
+        for name, value in names.items():
+            spec = common if value is True else _spec(value or None, f"quantization.{name}")
+            found.setdefault(module_path(name), []).append(spec)
+        for path, specs in found.items():
+            if path.endswith(".gate_up_proj") and len(specs) == 1:  # the other half is not named
+                specs.append(common)
+        modules = {path: finest(specs) for path, specs in found.items()}
         return cls(common, common, common, common, modules)
 
     def to_dict(self) -> dict[str, Any]:
@@ -206,9 +221,11 @@ class ModelConfig:
                 "*.safetensors. Give --model the folder of a model, such as models/k2-nano."
             )
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            content = parse_json(path.read_bytes())
+        except ValueError as error:
             raise ConfigError(f"{path}: not JSON ({error}); fetch the file again") from None
+        try:
+            return cls.from_dict(content)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}; mend it there or fetch the folder again") from None
 
@@ -288,6 +305,10 @@ class ModelConfig:
                 raise ConfigError(
                     f"eos_token_id: got {token!r}, wanted token ids from 0 to {self.vocab_size - 1}"
                 )
+        if self.num_hidden_layers > MOST_LAYERS:
+            raise ConfigError(
+                f"num_hidden_layers: got {self.num_hidden_layers}, wanted at most {MOST_LAYERS}"
+            )
         if self.num_experts_per_tok > self.n_routed_experts:
             raise ConfigError(
                 f"num_experts_per_tok: got {self.num_experts_per_tok}, wanted at most "

@@ -31,6 +31,10 @@ class HubError(K2Error):
     hashes say."""
 
 
+class BusyError(K2Error):
+    """A folder that another k2mlx is writing."""
+
+
 class MissingExtraError(K2Error, ImportError):
     """An optional part of k2mlx is not installed; the message names the command that installs
     it."""

@@ -6,6 +6,7 @@ Parts whose types stand in none of these (dataclasses in dataclasses) must be bu
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -26,6 +27,15 @@ def read_toml(path: Path, example: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such recipe, wanted a TOML file such as {example}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}; mend that line") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says. Raises ValueError for all that it does not: json.loads has other errors for
+    text that is nested deeply, which a damaged file may well be."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def check_object(value: Any, where: str) -> dict[str, Any]:

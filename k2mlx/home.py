@@ -5,13 +5,16 @@ only. Models and apps also travel inside the wheel, as `k2mlx/_bundled/models` a
 source tree they are the folders beside the package.
 """
 
+import fcntl
 import os
 import re
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from k2mlx.errors import CheckpointError
+from k2mlx.errors import BusyError, CheckpointError
 
 _PACKAGE = Path(__file__).resolve().parent
 PULL_FILE = "pull.json"  # in every folder that `k2mlx pull` wrote: repo, revision, hashes
@@ -50,6 +53,23 @@ def write_private(path: Path, content: str | bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None]:
+    """Hold a folder for writing; the lock ends with the process, however it ends.
+
+    Raises BusyError when another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"{folder}: another k2mlx is writing it; wait for it") from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def bundled(kind: Literal["models", "apps"]) -> Path:

@@ -107,6 +107,7 @@ YARN = {"type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "be
         (change(hidden_size="many"), "hidden_size: got 'many', wanted a whole number"),
         (change(hidden_size=True), "hidden_size: got True, wanted a whole number"),
         (change(hidden_size=-1), "hidden_size: got -1, wanted more than 0"),
+        (change(num_hidden_layers=3_000_000), "num_hidden_layers: got 3000000, wanted at most"),
         (change(num_experts_per_tok=99), "num_experts_per_tok: got 99, wanted at most"),
         (change(qk_rope_head_dim=7), "qk_rope_head_dim: got 7, wanted an even number"),
         (change(rms_norm_eps=None), "rms_norm_eps: got None, wanted a number"),

@@ -29,24 +29,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import sys
 
-    from k2mlx.cli.progress import Progress
+    from k2mlx.cli.progress import Report
     from k2mlx.home import find_model
     from k2mlx.weights.check import check_weights
 
     folder = find_model(args.model)
     say = sys.stderr if args.json else sys.stdout
     found = []
-    checks = check_weights(folder, deep=not args.quick, report=Progress("read"))
+    checks = check_weights(folder, deep=not args.quick, report=Report("read"))
     for findings in (checks, _check_tokenizer(folder), _check_template(folder)):
         for finding in findings:
             found.append(finding)
             mark = {True: "ok   ", False: "WRONG", None: "-    "}[finding.ok]
-            print(f"{mark} {finding.what:20} {finding.note}", file=say)
+            print(f"{mark} {finding.what:20} {_printable(finding.note)}", file=say)
     wrong = sum(finding.ok is False for finding in found)
     print(f"{wrong} of {len(found)} checks failed" if wrong else f"{folder} is whole", file=say)
     if args.json:
         print(json.dumps({"ok": not wrong, "checks": [asdict(f) for f in found]}))
     return 1 if wrong else 0
+
+
+def _printable(note: str) -> str:
+    """One line, also of names out of a damaged file."""
+    return " ".join(note.split()).encode("utf-8", "backslashreplace").decode()
 
 
 def _check_template(folder: Path) -> Iterator["Finding"]:

@@ -5,10 +5,10 @@ experts stacked, without biases, or with `--layout mlx` as mlx-lm loads it too. 
 checkpoint runs without conversion; one saves half of the bytes that are not experts'.
 
 Each of --experts, --rest, --embed and --head takes `auto`, `keep`, `bf16`, `int4` (K2's own grid,
-experts only) or MLX's `q3` `q4` `q5` `q6` `q8`, with the inputs that share a scale after a colon:
-`q4:32` (64 where none is given). `keep` changes only FP8, which MLX lacks: experts to int4, the
-rest to q8:32. `auto` keeps what is quantised; of the rest experts become int4, the embedding stays,
-all else becomes q8:32.
+experts only) or MLX's `q2` `q3` `q4` `q5` `q6` `q8`, with the inputs that share a scale after a
+colon: `q4:32` (64 where none is given). `keep` changes only FP8, which MLX lacks: experts to int4,
+the rest to q8:32. `auto` keeps what is quantised; of the rest experts become int4, the embedding
+stays, all else becomes q8:32.
 
 The folder appears when it is whole. A run that was stopped goes on when the same command is given
 again. Needs memory for the largest stack of a layer, with --jobs for as many.
@@ -49,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import time
 
-    from k2mlx.cli.progress import Progress, peak_rss
+    from k2mlx.cli.progress import Report, peak_rss
     from k2mlx.home import find_model
     from k2mlx.weights.convert import Options, convert
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     begun = time.monotonic()
     options = Options(**forms, layout=args.layout)
     folder = find_model(args.source)
-    out = convert(folder, args.out, options, jobs=args.jobs, report=Progress("converted"))
+    out = convert(folder, args.out, options, jobs=args.jobs, report=Report("converted"))
     facts = {
         "out": str(out),
         "bytes": sum(file.stat().st_size for file in out.iterdir()),

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 def remove(name: str, yes: bool) -> int:
     from k2mlx.hub import store
-    from k2mlx.hub.progress import size_words
+    from k2mlx.progress import size_words
 
     path = store.removable(name)
     if not yes and not _asked(f"Remove {path}? [y/N] "):
@@ -54,7 +54,7 @@ def remove(name: str, yes: bool) -> int:
 
 
 def table(models: "list[StoredModel]") -> str:
-    from k2mlx.hub.progress import size_words
+    from k2mlx.progress import size_words
 
     rows = [("name", "size", "format", "revision", "state", "last read")]
     for model in models:

@@ -6,42 +6,66 @@ import sys
 import time
 from typing import TextIO
 
+from k2mlx.progress import Progress
 
-class Progress:
-    """Report bytes done of bytes in all. On a terminal the line is rewritten, elsewhere one is
-    printed every ten seconds. The rate is of this run: bytes that an earlier one had done do not
-    count."""
+OFTEN = 0.1  # seconds between the times that a line is written over
+QUIET = 30.0  # seconds between progress lines where nobody watches a terminal
 
-    def __init__(self, what: str, out: TextIO | None = None):
-        self.what, self.out = what, out or sys.stderr
-        self._begun = self._printed = time.monotonic()
-        self._first: int | None = None
+
+class Display:
+    """Progress on one line that is written over, or a line now and then where that cannot be."""
+
+    def __init__(self, out: TextIO, before: str = "") -> None:
+        self.line, self._before = "", before
+        self._out, self._terminal = out, out.isatty()
+        self._shown, self._width = -QUIET, 0
+
+    def __call__(self, progress: Progress) -> None:
+        while progress.notes:
+            self.note(progress.notes.popleft())
+        self.line = self._before + progress.line()
+        if self._terminal:
+            self._out.write("\r" + self.line.ljust(self._width))
+            self._out.flush()
+            self._width = len(self.line)
+        elif time.monotonic() - self._shown >= QUIET:
+            self._shown = time.monotonic()
+            print(self.line, file=self._out, flush=True)
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        self.close()
+        print(text, file=self._out, flush=True)
+
+    def close(self) -> None:
+        """End the line that is being written over."""
+        if self._width:
+            print(file=self._out)
+        self._width = 0
+
+
+class Report:
+    """Shows bytes done of bytes in all, as `k2mlx.weights` reports them. The rate is of this run:
+    what the first report calls done is an earlier one's."""
+
+    def __init__(self, what: str, out: TextIO | None = None) -> None:
+        self._display = Display(out or sys.stderr, f"{what} ")
+        self._progress: Progress | None = None
+        self._shown = 0.0
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
+        progress = self._progress
+        if progress is None or progress.total != total:
+            self._display.close()
+            self._progress = progress = Progress(total, done)
+            self._shown = 0.0
+        progress.add(done - progress.here)
         now = time.monotonic()
-        if self._first is None:
-            self._first = done
-        live = self.out.isatty()
-        if done < total and now - self._printed < (0.1 if live else 10):
-            return
-        self._printed = now
-        line = f"{self.what} {done / 1e9:.2f}/{total / 1e9:.2f} GB"
-        seconds, fresh = now - self._begun, done - self._first
-        if fresh > 0 and seconds > 0:
-            rate = fresh / seconds
-            line += f", {rate / 1e6:,.0f} MB/s"
-            line += f", {clock((total - done) / rate)} left" if done < total else ""
-        line += f"  {note}" if note and done < total else ""
-        print(f"\r{line:79}" if live else line, end="" if live else "\n", file=self.out, flush=True)
-        if live and done >= total:
-            print(file=self.out)
-
-
-def clock(seconds: float) -> str:
-    """3725 -> 1:02:05."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        if now - self._shown >= OFTEN or done >= total:
+            self._shown = now
+            self._display(progress)
+        if done >= total:
+            self._display.close()
 
 
 def peak_rss() -> int:

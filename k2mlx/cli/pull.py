@@ -15,23 +15,17 @@ Example:
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from k2mlx.hub.progress import Progress
     from k2mlx.hub.pull import Pulled
-
-QUIET = 30.0  # seconds between progress lines where nobody watches a terminal
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repo", metavar="OWNER/NAME", help="the repository on the hub")
     parser.add_argument("--revision", metavar="SHA", help="commit, branch or tag (default: main)")
-    parser.add_argument(
-        "--split", type=_layers, metavar="N,N", help="layers of every rank, such as 31,30"
-    )
+    parser.add_argument("--split", metavar="N,N", help="layers of every rank, such as 31,30")
     parser.add_argument("--rank", type=int, metavar="R", help="fetch only this rank's part, from 0")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder (default: under $K2MLX_HOME/models)"
@@ -42,12 +36,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from k2mlx.cli.plan import parse_split
+    from k2mlx.cli.progress import Display
     from k2mlx.hub.pull import Order, pull
 
     order = Order(
         repo=args.repo,
         revision=args.revision,
-        split=args.split,
+        split=tuple(parse_split(args.split)) if args.split is not None else None,
         rank=args.rank,
         out=args.out.expanduser().absolute() if args.out else None,
         jobs=args.jobs,
@@ -67,40 +63,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-class Display:
-    """Progress on one line that is written over, or a line now and then where that cannot be."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.line = ""
-        self._out, self._terminal = out, out.isatty()
-        self._shown, self._width = -QUIET, 0
-
-    def __call__(self, progress: "Progress") -> None:
-        while progress.notes:
-            self.note(progress.notes.popleft())
-        self.line = progress.line()
-        if self._terminal:
-            self._out.write("\r" + self.line.ljust(self._width))
-            self._out.flush()
-            self._width = len(self.line)
-        elif time.monotonic() - self._shown >= QUIET:
-            self._shown = time.monotonic()
-            print(self.line, file=self._out, flush=True)
-
-    def note(self, text: str) -> None:
-        """A line of its own."""
-        self.close()
-        print(text, file=self._out, flush=True)
-
-    def close(self) -> None:
-        """End the line that is being written over."""
-        if self._width:
-            print(file=self._out)
-        self._width = 0
-
-
 def summary(pulled: "Pulled") -> str:
-    from k2mlx.hub.progress import size_words
+    from k2mlx.progress import size_words
 
     lines = [
         f"{pulled.path}",
@@ -114,7 +78,3 @@ def summary(pulled: "Pulled") -> str:
         names = " ".join(pulled.left_over)
         lines.append(f"another revision was begun and is not complete: k2mlx models rm {names}")
     return "\n".join(lines)
-
-
-def _layers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))

@@ -9,6 +9,7 @@ Example:
 """
 
 import argparse
+import re
 from pathlib import Path
 
 from k2mlx.errors import RequestError
@@ -27,17 +28,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from k2mlx.cli.convert import form
-    from k2mlx.cli.progress import Progress
+    from k2mlx.cli.progress import Report
     from k2mlx.config import QuantSpec
+    from k2mlx.fields import MOST
     from k2mlx.home import find_model
     from k2mlx.weights.slice import write_slice
 
-    for option in ("layers", "vocab"):
-        if getattr(args, option) is not None and getattr(args, option) < 1:
-            raise RequestError(f"--{option}: got {getattr(args, option)}, wanted at least 1")
+    for option, least in {"layers": 1, "vocab": 1, "seed": 0}.items():
+        got = getattr(args, option)
+        if got is not None and not least <= got <= MOST:
+            raise RequestError(f"--{option}: got {got}, wanted {least} to {MOST}")
+    if not re.fullmatch(r"bf16|q[48](:\d+)?", args.rest):
+        raise RequestError(f"--rest: got {args.rest!r}, wanted bf16, q8 or q4, such as q8:32")
     rest = form(args.rest, "--rest")
-    if isinstance(rest, str):
-        raise RequestError(f"--rest: got {args.rest!r}, wanted bf16, q8 or q4")
     if rest is not None and args.format != "int4":
         raise RequestError(f"--rest: got {args.rest!r} with --format {args.format}, wanted int4")
     assert rest is None or isinstance(rest, QuantSpec)
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         rest=rest,
         vocab=args.vocab,
         seed=args.seed,
-        report=Progress("written"),
+        report=Report("written"),
     )
     size = sum(file.stat().st_size for file in args.out.iterdir())
     print(f"{args.out}: {size / 1e9:.2f} GB")

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import HubError, RequestError
-from ..home import PARTIAL, PULL_FILE, home
-from .progress import Progress, size_words
+from ..errors import BusyError, HubError, RequestError
+from ..home import PARTIAL, PULL_FILE, home, locked
+from ..progress import Progress, size_words
 from .remote import Patience
 from .select import INDEX, layers_of, rank_shards, read_index, shards, small_files
 from .snapshot import RemoteFile, Snapshot, resolve
-from .store import Record, locked
+from .store import Record
 from .transfer import Fetcher, Stopped, part_path
 
 Watch = Callable[[Progress], None]
@@ -83,7 +83,11 @@ def pull(
     order.check()
     patience = patience or Patience()
     snapshot = resolve(order.repo, order.revision, patience, note or (lambda text: None))
-    final = order.out or home() / "models" / folder_name(snapshot)
+    final = home() / "models" / folder_name(snapshot)
+    if order.out:  # not the link to it, which could not be replaced by a folder
+        final = Path(os.path.realpath(order.out))
+    if os.path.lexists(final) and not final.is_dir():
+        raise RequestError(f"{final}: is no folder; give another --out, or remove it")
     if final.is_dir() and any(final.iterdir()) and not Record.read(final):
         raise RequestError(f"{final}: has files that no pull wrote; move it away or give --out")
     folder = final if Record.read(final) else final.with_name(final.name + PARTIAL)
@@ -182,8 +186,12 @@ class _Pull:
         path = self.folder / file.name
         if path.is_symlink() or _size(path) != file.size or not path.is_file():
             return False
-        if self.order.verify:
-            os.replace(path, part_path(self.folder, file))
+        if self.order.verify:  # by a second name, so that an interrupt leaves a model
+            part = part_path(self.folder, file)
+            part.unlink(missing_ok=True)
+            _try(os.link, path, part)
+            if not part.exists():
+                os.replace(path, part)
         return not self.order.verify
 
     def _seed(self, missing: list[RemoteFile]) -> None:
@@ -286,7 +294,7 @@ def _take_part(theirs: Path, mine: Path) -> None:
     try:
         with locked(theirs.parent):
             _try(os.rename, theirs, mine)
-    except HubError:
+    except BusyError:
         return  # being written: leave it
 
 

@@ -5,11 +5,11 @@ Only what k2mlx reads is ever fetched: no pickle, no Python, no other framework'
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 
 from ..errors import HubError, RequestError
+from ..fields import parse_json
 
 INDEX = "model.safetensors.index.json"
 SMALL = {
@@ -56,7 +56,7 @@ def read_index(text: bytes) -> dict[str, str]:
     *.safetensors, such as `../x`.
     """
     try:
-        weight_map = json.loads(text)["weight_map"]
+        weight_map = parse_json(text)["weight_map"]
         items = dict(weight_map.items())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HubError(

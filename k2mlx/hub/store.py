@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import HubError, RequestError
-from ..home import PARTIAL, PULL_FILE, bundled, home_path, pulled_models, write_private
+from ..errors import RequestError
+from ..fields import parse_json
+from ..home import PARTIAL, PULL_FILE, bundled, home_path, locked, pulled_models, write_private
 
 
 @dataclass
@@ -37,7 +35,7 @@ class Record:
     def read(cls, folder: Path) -> Record | None:
         """A folder's record, or None where there is none that can be read."""
         try:
-            record = cls(**json.loads((folder / PULL_FILE).read_text(encoding="utf-8")))
+            record = cls(**parse_json((folder / PULL_FILE).read_bytes()))
             record.state(), sum(file["size"] for file in record.files.values())  # their types
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
@@ -114,27 +112,10 @@ def removable(name: str) -> Path:
     raise RequestError(f"{name}: not a model under {place}; see 'k2mlx models list'")
 
 
-@contextmanager
-def locked(folder: Path) -> Generator[None]:
-    """Hold a folder for writing; the lock ends with the process, however it ends.
-
-    Raises HubError when another process holds it.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HubError(f"{folder}: another k2mlx pull is writing it; wait for it") from None
-        yield
-    finally:
-        os.close(handle)
-
-
 def format_words(folder: Path) -> str:
     """What a folder's config.json says of its weights: `int4`, `fp8`, `mlx 4 bit`, `bfloat16`."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_bytes())
         text = config.get("text_config") or config
         spec = config.get("quantization_config") or text.get("quantization_config") or {}
         if spec.get("quant_method") == "compressed-tensors":

@@ -8,18 +8,16 @@ its own transfer protocol. Its session, headers, addresses and errors are used.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import threading
 from pathlib import Path
 from typing import Any
 
 from ..errors import HubError
-from .progress import Progress, size_words
+from ..progress import Progress, size_words
+from ..weights.hashes import hash_file
 from .remote import Again, Patience, headers, library, translated
 from .snapshot import RemoteFile, Snapshot
-
-BLOCK = 1 << 20
 
 
 class Stopped(Exception):
@@ -56,19 +54,25 @@ class Fetcher:
             try:
                 self._receive(file, part)
                 _to_disk(part)
-                got = hash_file(part, file.hash.partition(":")[0], self.stop)
+                got = hash_file(part, file.hash.partition(":")[0], self._go_on)
             except OSError as error:
                 raise _disk_error(error, part) from None
             if got == file.hash:
                 os.replace(part, self.folder / file.name)
+                part.unlink(missing_ok=True)  # two names of one file are both left by a rename
                 self.progress.finish_file()
                 return
             part.unlink()
+            (self.folder / file.name).unlink(missing_ok=True)  # --verify found it wrong
             self.progress.lose(file.size)
         raise HubError(
             f"{self.snapshot.repo} {file.name}: got {got}, wanted {file.hash}, "
             f"{self.patience.refetches + 1} times; it was removed, try again later"
         )
+
+    def _go_on(self, size: int) -> None:
+        if self.stop.is_set():
+            raise Stopped
 
     def _receive(self, file: RemoteFile, part: Path) -> None:
         """Make `part` as long as the file, over as many connections as it takes."""
@@ -143,19 +147,6 @@ def part_path(folder: Path, file: RemoteFile) -> Path:
     """Where a file grows: hidden, and named by its hash too, so that another revision's part is
     never continued."""
     return folder / f".{file.name}.{file.hash.partition(':')[2][:12]}.part"
-
-
-def hash_file(path: Path, kind: str, stop: threading.Event | None = None) -> str:
-    """`sha256:DIGEST` of a file, or `git:DIGEST`, the sha1 that git names its content by."""
-    hasher = hashlib.sha256() if kind == "sha256" else hashlib.sha1(usedforsecurity=False)
-    if kind == "git":
-        hasher.update(f"blob {path.stat().st_size}\0".encode())
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            if stop is not None and stop.is_set():
-                raise Stopped
-            hasher.update(block)
-    return f"{kind}:{hasher.hexdigest()}"
 
 
 def _to_disk(part: Path) -> None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from ..config import ModelConfig
 from . import kernels
@@ -18,6 +18,8 @@ from .quant import ExpertLinear, QuantizedExpertLinear
 
 # From this many (token, expert) pairs on, sorting them by expert pays for itself.
 SORT_FROM = 64
+# Places for rows in a padded product, at most, for each row.
+MOST_PADDING = 2.0
 
 Gather = Callable[[mx.array, mx.array, bool], mx.array]  # rows, their experts, whether these ascend
 
@@ -94,8 +96,14 @@ def rows_to_expand() -> float:
 
 def experts_at_once(size: int) -> int:
     """How many experts to expand together; size: bytes of one, expanded."""
-    budget = 1 << 22 if mx.default_device() == mx.cpu else 1 << 28
+    budget = 1 << 23 if mx.default_device() == mx.cpu else 1 << 28
     return max(1, budget // size)
+
+
+def pads() -> bool:
+    """Whether this device multiplies a group's experts in one batch, their rows padded to the most
+    that one has: on CUDA four times quicker than gather_mm, which on a CPU is the quicker one."""
+    return mx.default_device() != mx.cpu
 
 
 def _many(indices: mx.array, experts: int) -> bool:
@@ -118,73 +126,77 @@ def _by_groups(
 ) -> mx.array:
     """x [T, H], indices [T, K] -> [T, K, H].
 
-    The host waits for `indices`, to know which rows are whose: nothing beside the work that
-    follows.
+    Rows of an expert lie together in the places of its group. The host waits for the experts'
+    counts of rows: nothing beside the work that follows.
     """
-    T, K = indices.shape
     count, outputs, inputs = gate_up.shape
-    expert_of_pair = np.array(indices).reshape(-1)
-    order = np.argsort(expert_of_pair, kind="stable")
-    counts = np.bincount(expert_of_pair, minlength=count)
-    places = np.empty(T * K, np.uint32)  # of each pair's output among all rows
+    flat = indices.flatten()
+    order = mx.argsort(flat)
+    experts = flat[order]
+    counts = _counts(flat, count)
+    padded = pads()
+    at_once = experts_at_once(outputs * inputs * x.dtype.size)
+    groups = expert_groups(counts, at_once, MOST_PADDING if padded else math.inf)
+
+    shift = [0] * count  # from a row's rank among all to its place
+    places_of_group: list[tuple[int, int]] = []
+    rank = place = 0
+    for start, stop in groups:
+        first = place
+        for e in range(start, stop):
+            shift[e] = place - rank
+            rank += counts[e]
+            place += max(counts[start:stop]) if padded else counts[e]
+        places_of_group.append((first, place))
+    places = mx.arange(flat.size) + mx.array(shift)[experts]
+    tokens = mx.zeros((place,), mx.int32)
+    tokens[places] = (order // indices.shape[1]).astype(mx.int32)
+
     done: list[mx.array] = []
-    rows = first = 0
-    layout = _one_after_another if mx.default_device() == mx.cpu else _padded
-    for start, stop in expert_groups(counts, experts_at_once(outputs * inputs * x.dtype.size)):
-        size, slots, product = layout(counts[start:stop])
-        pairs = order[first : first + slots.size]
-        places[pairs] = rows + slots
-        tokens = np.zeros(size, np.uint32)
-        tokens[slots] = pairs // K
-        rows, first = rows + size, first + slots.size
-        gate, up = mx.split(product(x[mx.array(tokens)], gate_up.expanded(start, stop)), 2, axis=-1)
+    for (start, stop), (a, b) in zip(groups, places_of_group, strict=True):
+        product = _batched if padded else _gathered(experts[a:b] - start)
+        gate, up = mx.split(product(x[tokens[a:b]], gate_up.expanded(start, stop)), 2, axis=-1)
         done.append(product(swiglu(gate, up), down.expanded(start, stop)))
         mx.async_eval(done[-1])
         mx.eval(done[-2:-1])  # at most two groups are expanded at a time
-    return mx.concatenate(done)[mx.array(places)].reshape(T, K, -1)
+    return mx.concatenate(done)[places[mx.argsort(order)]].reshape(*indices.shape, -1)
 
 
-# How the rows of a group's experts, `counts` of them each, lie in memory: how many places there
-# are, those of the rows, and the product of rows [places, I] with matrices [experts, O, I].
-Layout = tuple[int, np.ndarray, Callable[[mx.array, mx.array], mx.array]]
+def _counts(experts: mx.array, count: int) -> list[int]:
+    """How often each of `count` experts stands in `experts`."""
+    zeros, ones = mx.zeros((count,), mx.int32), mx.ones(experts.shape, mx.int32)
+    counts: Any = zeros.at[experts].add(ones).tolist()
+    return counts
 
 
-def _one_after_another(counts: np.ndarray) -> Layout:
-    """For a CPU, whose gather_mm is half again as quick as the padded product."""
-    whose = mx.array(np.repeat(np.arange(len(counts), dtype=np.uint32), counts))
+def _batched(x: mx.array, w: mx.array) -> mx.array:
+    """x [places, I], as many for each expert, w [experts, O, I] -> [places, O]."""
+    return (x.reshape(w.shape[0], -1, x.shape[-1]) @ w.swapaxes(-1, -2)).flatten(0, 1)
+
+
+def _gathered(experts: mx.array) -> Callable[[mx.array, mx.array], mx.array]:
+    """The same of rows whose experts are given, ascending; float32 is all that a CPU takes."""
 
     def product(x: mx.array, w: mx.array) -> mx.array:
-        w = w.astype(mx.float32).swapaxes(-1, -2)  # all that gather_mm takes there
         rows = x.astype(mx.float32)[:, None]
-        y = mx.gather_mm(rows, w, rhs_indices=whose, sorted_indices=True)
+        w = w.astype(mx.float32).swapaxes(-1, -2)
+        y = mx.gather_mm(rows, w, rhs_indices=experts, sorted_indices=True)
         return y[:, 0].astype(x.dtype)
 
-    return int(counts.sum()), np.arange(counts.sum()), product
+    return product
 
 
-def _padded(counts: np.ndarray) -> Layout:
-    """As many places for each expert as the busiest has rows, so that a group is one batched
-    product: on CUDA four times quicker than gather_mm."""
-    experts, most = len(counts), int(counts.max())
-    slots = np.concatenate([np.arange(n) + i * most for i, n in enumerate(counts)])
-
-    def product(x: mx.array, w: mx.array) -> mx.array:
-        return (x.reshape(experts, most, -1) @ w.swapaxes(-1, -2)).reshape(experts * most, -1)
-
-    return experts * most, slots, product
-
-
-def expert_groups(counts: np.ndarray, most: int) -> list[tuple[int, int]]:
+def expert_groups(counts: list[int], most: int, padding: float) -> list[tuple[int, int]]:
     """Ranges of at most `most` neighbouring experts that cover all with rows, `counts` of them
-    each; padding at most doubles a range's rows."""
+    each; as many places for each as the busiest has make at most `padding` times the rows."""
     groups: list[tuple[int, int]] = []
     start = 0
     while start < len(counts):
         stop = start + 1
-        total = largest = int(counts[start])
-        while total and stop < len(counts) and stop - start < most and counts[stop]:
-            total, largest = total + int(counts[stop]), max(largest, int(counts[stop]))
-            if (stop + 1 - start) * largest > 2 * total:
+        total = largest = counts[start]
+        while total and stop < len(counts) and stop - start < most:
+            total, largest = total + counts[stop], max(largest, counts[stop])
+            if (stop + 1 - start) * largest > padding * total:
                 break
             stop += 1
         if counts[start]:

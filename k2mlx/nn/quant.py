@@ -54,7 +54,7 @@ def symmetric_biases(scales: mx.array) -> mx.array:
 def quantize(w: mx.array, spec: QuantSpec) -> dict[str, mx.array]:
     """w [..., O, I] as it is stored: weight uint32, scales bfloat16, and biases where `spec` has
     them."""
-    _check_groups(w.shape[-1], spec)
+    check_groups(w.shape[-1], spec)
     if spec.mode == "symmetric":
         packed, scales = k2_quantize(w)
         return {"weight": packed, "scales": scales}
@@ -101,7 +101,7 @@ class QuantizedMatrix(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], spec: QuantSpec):
         super().__init__()
-        _check_groups(shape[-1], spec)
+        check_groups(shape[-1], spec)
         self.spec = spec
         groups = (*shape[:-1], shape[-1] // spec.group_size)
         self.weight = mx.zeros((*shape[:-1], shape[-1] * spec.bits // 32), mx.uint32)
@@ -179,10 +179,11 @@ class QuantizedExpertLinear(QuantizedMatrix):
         )
 
 
-def _check_groups(inputs: int, spec: QuantSpec) -> None:
+def check_groups(inputs: int, spec: QuantSpec, where: str = "quantization") -> None:
+    """Raises ConfigError unless the inputs divide into groups."""
     if inputs % spec.group_size:
         raise ConfigError(
-            f"quantization: got a matrix with {inputs} inputs, wanted a multiple of group_size = "
+            f"{where}: got a matrix with {inputs} inputs, wanted a multiple of group_size = "
             f"{spec.group_size}; set a smaller group_size or leave this kind of matrix unquantised"
         )
 
@@ -196,7 +197,7 @@ def quantize_modules(model: nn.Module, quantization: Quantization) -> None:
         if spec is None:
             return module
         if isinstance(module, nn.Linear | nn.Embedding | ExpertLinear):
-            _check_groups(module.weight.shape[-1], spec)
+            check_groups(module.weight.shape[-1], spec)
         if isinstance(module, nn.Linear):
             return QuantizedLinear(module.weight.shape, spec)
         if isinstance(module, ExpertLinear):

@@ -130,7 +130,7 @@ def kept_bytes(name: str, dtype: str, shape: Shape, names: set[str]) -> int:
         return 0
     if part == "router":
         return 4 * math.prod(shape)
-    if dtype == "F8_E4M3":
+    if dtype == "F8_E4M3" and len(shape) > 1:
         stack = math.prod(shape[:-2])
         form = K2_GRID if part == "routed experts" else EIGHT_BITS
         return stack * matrix_bytes(shape[-2], shape[-1], form)

@@ -5,23 +5,19 @@ Nothing is loaded as a model, and no pickle is ever read.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlx.core as mx
-
 from ..config import ModelConfig
 from ..errors import CheckpointError, K2Error
+from ..fields import parse_json
 from ..home import PULL_FILE
 from .convert import MANIFEST
 from .files import Stored, read_folder
+from .hashes import hash_file
 from .source import Source
-from .write import has_hash
-
-CHUNK = 1 << 26  # bytes of values looked at at a time
 
 
 @dataclass(frozen=True)
@@ -82,36 +78,35 @@ def _check_hashes(
     folder: Path, manifest: Path, report: Callable[[int, int, str], None]
 ) -> Iterator[Finding]:
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        files = parse_json(manifest.read_bytes())["files"]
         wanted = {name: (str(entry["hash"]), int(entry["size"])) for name, entry in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         yield Finding("hashes", False, f"{manifest}: not a manifest; convert or pull again")
         return
     done, total = 0, sum(size for _, size in wanted.values())
+
+    def read(size: int) -> None:
+        nonlocal done
+        done += size
+        report(done, total, "hashes")
+
     for name, (hashed, size) in wanted.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size or not has_hash(path, hashed):
+        path, kind = folder / name, hashed.partition(":")[0]
+        if Path(name).name != name or kind not in ("sha256", "git"):
+            yield Finding("hashes", False, f"{manifest}: {name!r}, {hashed!r}: no file's hash")
+            return
+        there = path.is_file() and path.stat().st_size == size
+        if not there or hash_file(path, kind, read) != hashed:
             yield Finding("hashes", False, f"{path}: not what was written; make it again")
             return
-        done += size
-        report(done, total, f"hash of {name}")
     yield Finding("hashes", True, f"{len(wanted)} files are what was written")
 
 
 def _check_values(tensors: dict[str, Stored], report: Callable[[int, int, str], None]) -> None:
-    looked = {"BF16", "F16", "F32", "F8_E4M3"}
-    values = [tensor for tensor in tensors.values() if tensor.dtype in looked and tensor.shape]
+    values = [tensor for tensor in tensors.values() if tensor.has_floats]
     done, total = 0, sum(tensor.nbytes for tensor in values)
     for tensor in sorted(values, key=lambda t: (t.path, t.offset)):
-        row = max(tensor.nbytes // max(tensor.shape[0], 1), 1)
-        step = max(CHUNK // row, 1)
-        for begin in range(0, tensor.shape[0], step):
-            part = tensor.rows(begin, min(begin + step, tensor.shape[0])).read()
-            if tensor.dtype == "F8_E4M3":
-                part = mx.from_fp8(part, mx.bfloat16)
-            if not mx.isfinite(part).all().item():
-                raise CheckpointError(
-                    f"{tensor.path}: {tensor.name} holds NaN or infinity; fetch it again"
-                )
+        if not tensor.is_finite():
+            raise tensor.not_finite()
         done += tensor.nbytes
         report(done, total, "values")

@@ -11,10 +11,14 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +26,15 @@ import mlx.core as mx
 
 from ..config import ModelConfig, Quantization, QuantSpec
 from ..errors import CheckpointError
-from ..nn.quant import symmetric_biases
+from ..fields import parse_json
+from ..home import PARTIAL, locked
+from ..nn.quant import check_groups, symmetric_biases
 from .files import INDEX
+from .hashes import hash_file
 from .matrix import K2_GRID, stored_parts
 from .names import module_tensors
 from .source import EIGHT_BITS, Source, is_stack, summarize
-from .write import Planned, sha256, write_json, write_safetensors
+from .write import ASIDE, Planned, check_room, write_json, write_safetensors
 
 MANIFEST = "manifest.json"
 LAYOUTS = ("k2mlx", "mlx")
@@ -71,9 +78,10 @@ class Options:
                 specs[path] = kept if isinstance(wanted, str) else wanted
         return specs
 
-    def fingerprint(self) -> str:
-        """The same for equal options."""
-        content = json.dumps(asdict(self), sort_keys=True)
+    def fingerprint(self, source: Source) -> str:
+        """The same for equal options that mean the same: `auto` may become something else."""
+        specs = {path: spec and asdict(spec) for path, spec in self.specs(source).items()}
+        content = json.dumps([asdict(self), specs], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -142,41 +150,77 @@ def convert(
     on with by the same call; what it wrote stands in `OUT.partial` until the end.
     Raises CheckpointError where the source is damaged, `out` exists or the disk is too small.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise CheckpointError(f"{out}: exists already; give another folder, or remove it first")
     source = Source(folder, ModelConfig.load(folder))
     work = plan(source, options)
-    partial = out.with_name(out.name + ".partial")
-    manifest = _open_manifest(partial, source, options)
+    partial = out.with_name(out.name + PARTIAL)
+    partial.mkdir(parents=True, exist_ok=True)
+    with locked(partial):
+        _write(work, partial, jobs, report)
+        os.replace(partial, out)
+    return out
+
+
+def _write(work: Plan, partial: Path, jobs: int, report: Callable[[int, int, str], None]) -> None:
+    """Everything that `partial` lacks."""
+    manifest = _open_manifest(partial, work)
+    for stale in partial.glob(f"*{ASIDE}"):  # of a run that was killed
+        stale.unlink()
     files = manifest["files"]
     missing = [name for name in work.files if not _is_whole(partial / name, files.get(name))]
     sizes = {name: sum(tensor.nbytes for tensor in work.files[name]) for name in work.files}
-    _check_room(partial, sum(sizes[name] for name in missing))
+    check_room(partial, sum(sizes[name] for name in missing))
     done = work.nbytes - sum(sizes[name] for name in missing)
     report(done, work.nbytes, "")
     for name, digest in _write_all(work, partial, missing, jobs):
-        files[name] = _entry(partial / name, digest)
+        files[name] = _entry(partial / name, f"sha256:{digest}")
         write_json(partial / MANIFEST, manifest)
         done += sizes[name]
         report(done, work.nbytes, name)
-    _finish(work, folder, partial, manifest)
-    os.replace(partial, out)
-    return out
+    if work.source.fingerprint() != manifest["source"]["sha256"]:
+        raise CheckpointError(
+            f"{work.source.folder}: changed while it was converted; remove {partial} and run the "
+            "same command again"
+        )
+    _finish(work, partial, manifest)
 
 
 def _write_all(work: Plan, partial: Path, names: list[str], jobs: int) -> Iterator[tuple[str, str]]:
     if jobs == 1 or len(names) < 2:
         yield from ((name, work.write(partial, name)) for name in names)
         return
-    # Started afresh: a forked process cannot use MLX's threads.
-    with ProcessPoolExecutor(min(jobs, len(names)), mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")  # a forked process cannot use MLX's threads
+    ended, alive = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(
+        min(jobs, len(names)), context, initializer=_end_with, initargs=(ended,)
+    )
+    with alive, ended, pool:
         folder = work.source.folder
-        todo = {pool.submit(_write_one, folder, partial, work.options, n): n for n in names}
         try:
+            todo = {pool.submit(_write_one, folder, partial, work.options, n): n for n in names}
             for future in as_completed(todo):
                 yield todo[future], future.result()
+        except BrokenProcessPool:
+            raise CheckpointError(
+                f"{partial}: a job was killed, for want of memory perhaps; run the same command "
+                f"again with fewer --jobs than {jobs}, it goes on where this one stopped"
+            ) from None
         finally:
+            alive.close()  # where something failed, nobody waits for files that are half done
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with(ended: Connection) -> None:
+    """In a job's process: end at once when the process that started it does, even if by a kill.
+    It would go on writing otherwise, below the next run's feet, and then wait for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the other process's to answer
+
+    def wait() -> None:
+        ended.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _write_one(folder: Path, partial: Path, options: Options, name: str) -> str:
@@ -209,6 +253,8 @@ def _planned(
         yield Planned(module, _plain_dtype(module), shape)
         return
     spec = specs[path]
+    if spec is not None:
+        check_groups(shape[-1], spec, path)
     dtypes = source.dtypes(path, spec)
     parts = stored_parts(shape[-2], shape[-1], spec)
     if layout == "mlx" and spec is not None and spec.mode == "symmetric":
@@ -240,18 +286,19 @@ def _plain(source: Source, name: str) -> mx.array:
     return value.astype(mx.float32 if _plain_dtype(name) == "F32" else mx.bfloat16)
 
 
-def _open_manifest(partial: Path, source: Source, options: Options) -> dict[str, Any]:
+def _open_manifest(partial: Path, work: Plan) -> dict[str, Any]:
     """The manifest of a run that stopped, or a new one; CheckpointError if it is of another
-    conversion."""
+    conversion, or if the folder is not ours."""
+    source, options = work.source, work.options
     fresh: dict[str, Any] = {
         "source": {"folder": str(source.folder), "sha256": source.fingerprint()},
-        "options": {"sha256": options.fingerprint(), **asdict(options)},
+        "options": {"sha256": options.fingerprint(source), **asdict(options)},
         "files": {},
     }
     path = partial / MANIFEST
     if path.is_file():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse_json(path.read_bytes())
             same = all(found[k]["sha256"] == fresh[k]["sha256"] for k in ("source", "options"))
             found["files"].items()
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -262,30 +309,26 @@ def _open_manifest(partial: Path, source: Source, options: Options) -> dict[str,
                 "it, or give another folder"
             )
         return found
-    partial.mkdir(parents=True, exist_ok=True)
+    if foreign := [file.name for file in partial.iterdir() if file.suffix != ASIDE]:
+        raise CheckpointError(
+            f"{partial}: holds {min(foreign)}, which no conversion wrote; move it away, or give "
+            "another folder"
+        )
     write_json(path, fresh)
     return fresh
 
 
-def _entry(path: Path, digest: str) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "hash": f"sha256:{digest}"}
+def _entry(path: Path, hashed: str) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "hash": hashed}
 
 
 def _is_whole(path: Path, entry: dict[str, Any] | None) -> bool:
     return entry is not None and path.is_file() and path.stat().st_size == entry["size"]
 
 
-def _check_room(folder: Path, wanted: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if wanted > free:
-        raise CheckpointError(
-            f"{folder}: {free / 1e9:.1f} GB free, wanted {wanted / 1e9:.1f} GB; make room or "
-            "convert to another disk"
-        )
-
-
-def _finish(work: Plan, folder: Path, partial: Path, manifest: dict[str, Any]) -> None:
+def _finish(work: Plan, partial: Path, manifest: dict[str, Any]) -> None:
     """The files beside the weights; config.json last."""
+    folder = work.source.folder
     beside = [INDEX, "config.json"]
     for name in COMPANIONS:
         if (folder / name).is_file():
@@ -296,7 +339,7 @@ def _finish(work: Plan, folder: Path, partial: Path, manifest: dict[str, Any]) -
     write_json(partial / INDEX, index)
     write_json(partial / "config.json", _config(work))
     for name in beside:
-        manifest["files"][name] = _entry(partial / name, sha256(partial / name))
+        manifest["files"][name] = _entry(partial / name, hash_file(partial / name, "sha256"))
     write_json(partial / MANIFEST, manifest)
 
 
@@ -315,7 +358,9 @@ def _config(work: Plan) -> dict[str, Any]:
 
 def _mlx_quantization(specs: dict[str, QuantSpec | None]) -> dict[str, Any]:
     """MLX's form: the experts' for all, the others by path."""
-    common = next(spec for path, spec in specs.items() if spec is not None and is_stack(path))
+    found = sorted((p for p, spec in specs.items() if spec), key=is_stack)
+    common = specs[found[-1]]
+    assert common is not None  # without any there is nothing to say
     content: dict[str, Any] = {"group_size": common.group_size, "bits": common.bits}
     for path, spec in specs.items():
         for name, _, _ in _names(path, 2, "mlx"):

@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import CheckpointError
+from ..fields import parse_json
 
 INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100_000_000
@@ -30,6 +31,7 @@ DTYPES = {
 }  # fmt: skip
 EXPONENTS = {"BF16": np.uint16(0x7F80), "F16": np.uint16(0x7C00), "F32": np.uint32(0x7F800000)}
 LOOK = 1 << 20  # values looked at at a time
+CHUNK = 1 << 26  # bytes read at a time to look at
 UNSIGNED = {8: mx.uint8, 16: mx.uint16, 32: mx.uint32, 64: mx.uint64}
 
 
@@ -56,6 +58,31 @@ class Stored:
         """One row, without its axis."""
         row = self.rows(index, index + 1)
         return replace(row, shape=row.shape[1:])
+
+    @property
+    def has_floats(self) -> bool:
+        return self.dtype in EXPONENTS or self.dtype == "F8_E4M3"
+
+    def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite. Peak memory: CHUNK bytes, or a row."""
+        if not self.has_floats:
+            return True
+        if not self.shape:
+            return replace(self, shape=(1,)).is_finite()
+        step = max(CHUNK * self.shape[0] // max(self.nbytes, 1), 1)
+        for begin in range(0, self.shape[0], step):
+            part = self.rows(begin, min(begin + step, self.shape[0])).read()
+            if self.dtype == "F8_E4M3":
+                part = mx.from_fp8(part, mx.bfloat16)
+            if not mx.isfinite(part).all().item():
+                return False
+        return True
+
+    def not_finite(self) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path}: {self.name} holds NaN or infinity; fetch it again, or convert it again "
+            "from a whole source"
+        )
 
     def read(self) -> mx.array:
         """Into an array of its own; F8_E4M3 as uint8."""
@@ -131,13 +158,7 @@ def weight_files(folder: Path) -> list[Path]:
                 "Copy the checkpoint's files there, or use models/k2-nano, which comes with k2mlx."
             )
         return files
-    try:
-        where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted({os.fspath(name) for name in where.values()})
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"{index}: got {type(error).__name__}, wanted JSON with weight_map; fetch it again"
-        ) from None
+    names = sorted(set(_weight_map(index).values()))
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(
@@ -163,13 +184,22 @@ def read_folder(folder: Path) -> dict[str, Stored]:
             raise CheckpointError(f"{path}: {min(twice)} is in two files; fetch the folder again")
         tensors |= header
     if (index := folder / INDEX).is_file():
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        for name, file in named.items():
+        for name, file in _weight_map(index).items():
             if name not in tensors or tensors[name].path.name != file:
                 raise CheckpointError(
                     f"{index}: {name} is not in {file}, where the index has it; fetch both again"
                 )
     return tensors
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        where = parse_json(index.read_bytes())["weight_map"]
+        return {name: os.fspath(file) for name, file in where.items()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{index}: got {type(error).__name__}, wanted JSON with weight_map; fetch it again"
+        ) from None
 
 
 def read_header(path: Path) -> dict[str, Stored]:

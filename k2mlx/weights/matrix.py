@@ -55,20 +55,17 @@ class Matrix:
         return replace(self, shape=(end - begin, self.shape[1]), parts=parts)
 
     def read(self) -> mx.array:
-        """The values [O, I]: plain ones as they are stored, others in float32. Raises
-        CheckpointError for scales that are no finite numbers."""
+        """The values [O, I]: plain ones as they are stored, others in float32."""
         weight = self.parts["weight"].read()
         if self.form == "plain":
             return weight
         scales = self.parts["scales"].read().astype(mx.float32)
-        _check_finite(self, "scales", scales)
         if self.form == "fp8":
             return _from_fp8(weight, scales)
         weight = weight.view(mx.uint32)
         if self.form != "affine":
             return k2_dequantize(weight, scales)
         biases = self.parts["biases"].read().astype(mx.float32)
-        _check_finite(self, "biases", biases)
         assert self.spec is not None
         return mx.dequantize(
             weight, scales, biases, group_size=self.spec.group_size, bits=self.spec.bits
@@ -96,7 +93,8 @@ def assemble(blocks: list[Matrix], spec: QuantSpec | None) -> dict[str, mx.array
     """Matrices of the same inputs one below the other, [rows, ...] for each part that `spec` has.
 
     Codes and scales are copied where they are already as `spec` wants them, computed otherwise.
-    Peak memory: the result and CHUNK values.
+    Peak memory: the result and CHUNK values. Raises CheckpointError for NaN and infinity in scales
+    and in what is computed anew: codes could not say it, and would pass for numbers.
     """
     rows, inputs = sum(block.shape[0] for block in blocks), blocks[0].shape[1]
     kinds = dtypes(blocks[0], spec)
@@ -111,14 +109,14 @@ def assemble(blocks: list[Matrix], spec: QuantSpec | None) -> dict[str, mx.array
             step = max(BLOCK, CHUNK // inputs // BLOCK * BLOCK)
             for begin in range(0, block.shape[0], step):
                 chunk = block.rows(begin, min(begin + step, block.shape[0]))
-                for kind, value in encode(chunk.read(), spec).items():
+                values = chunk.read()
+                if not mx.isfinite(values).all().item():
+                    raise _not_finite(block)
+                for kind, value in encode(values, spec).items():
                     out[kind].put(done + begin, value)
         done += block.shape[0]
-    for kind in out.keys() - {"weight"}:
-        if not out[kind].is_finite():
-            for block in blocks:
-                _check_finite(block, kind, block.parts[kind].read())
-            raise _not_finite(blocks[0], kind)  # by our own arithmetic
+    if not all(out[kind].is_finite() for kind in out.keys() - {"weight"}):
+        raise _not_finite(*blocks)
     return {kind: part.array() for kind, part in out.items()}
 
 
@@ -151,11 +149,9 @@ def _from_fp8(weight: mx.array, scales: mx.array) -> mx.array:
     return mx.from_fp8(weight, mx.float32) * wide
 
 
-def _check_finite(matrix: Matrix, kind: str, value: mx.array) -> None:
-    if not mx.isfinite(value).all().item():
-        raise _not_finite(matrix, kind)
-
-
-def _not_finite(matrix: Matrix, kind: str) -> CheckpointError:
-    part = matrix.parts[kind]
-    return CheckpointError(f"{part.path}: {part.name} holds NaN or infinity; fetch it again")
+def _not_finite(*blocks: Matrix) -> CheckpointError:
+    for part in (part for block in blocks for part in block.parts.values()):
+        if not part.is_finite():
+            return part.not_finite()
+    where = f"{next(iter(blocks[0].parts.values())).path}: {blocks[0].name}"
+    return CheckpointError(f"{where} holds values too large for bfloat16; fetch it again")

@@ -8,6 +8,8 @@ width a layer has 17 billion of them.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +19,12 @@ import numpy as np
 
 from ..config import ModelConfig, QuantSpec
 from ..errors import CheckpointError
+from ..home import PARTIAL
+from ..nn.quant import check_groups
 from .files import INDEX
-from .matrix import BLOCK, stored_parts
+from .matrix import BLOCK, K2_GRID, stored_parts
 from .names import Shape, checkpoint_tensors
-from .write import Planned, write_json, write_safetensors
+from .write import Planned, check_room, write_json, write_safetensors
 
 FORMATS = ("int4", "fp8", "bf16")
 # Magnitude of a weight, about that of N(0, 0.02): logits stay small.
@@ -46,8 +50,10 @@ def write_slice(
     bfloat16. vocab: rows of embedding and head. report(bytes done, bytes in all, file).
     Raises CheckpointError where `out` exists.
     """
-    if out.exists():
-        raise CheckpointError(f"{out}: exists already; give another folder, or remove it first")
+    partial = out.with_name(out.name + PARTIAL)
+    for path in (out, partial):
+        if os.path.lexists(path):
+            raise CheckpointError(f"{path}: exists already; give another folder, or remove it")
     full = ModelConfig.load(config)
     small = replace(
         full, num_hidden_layers=layers, vocab_size=vocab or full.vocab_size, eos_token_id=()
@@ -57,18 +63,22 @@ def write_slice(
         part = int(name.split(".")[2]) + 2 if name.startswith("model.layers.") else 1
         file = f"model-{part:05d}-of-{layers + 1:05d}.safetensors"
         files.setdefault(file, []).extend(_planned(name, shape, form, rest))
-    partial = out.with_name(out.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
     total = sum(tensor.nbytes for tensors in files.values() for tensor in tensors)
-    done = 0
-    for number, (file, tensors) in enumerate(sorted(files.items())):
-        write_safetensors(partial / file, tensors, _values(tensors, seed * 1000 + number))
-        done += sum(tensor.nbytes for tensor in tensors)
-        report(done, total, file)
-    where = {tensor.name: file for file, tensors in files.items() for tensor in tensors}
-    write_json(partial / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
-    write_json(partial / "config.json", _config(config, small, form))
-    partial.rename(out)
+    partial.mkdir(parents=True)
+    try:
+        check_room(partial, total)
+        done = 0
+        for number, (file, tensors) in enumerate(sorted(files.items())):
+            write_safetensors(partial / file, tensors, _values(tensors, seed * 1000 + number))
+            done += sum(tensor.nbytes for tensor in tensors)
+            report(done, total, file)
+        where = {tensor.name: file for file, tensors in files.items() for tensor in tensors}
+        write_json(partial / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+        write_json(partial / "config.json", _config(config, small, form))
+        partial.rename(out)
+    except BaseException:  # a slice is not gone on with: another one's files would stay in it
+        shutil.rmtree(partial)
+        raise
     return out
 
 
@@ -78,6 +88,8 @@ def _planned(name: str, shape: Shape, form: str, rest: QuantSpec | None) -> Iter
         yield Planned(name, "F32" if name.endswith("_bias") else "BF16", shape)
         return
     rows, inputs = shape
+    if form == "int4" and (expert or rest is not None):
+        check_groups(inputs, K2_GRID if expert or rest is None else rest, name)
     if form == "int4" and expert:
         yield Planned(f"{stem}weight_packed", "I32", (rows, inputs // 8))
         yield Planned(f"{stem}weight_scale", "BF16", (rows, inputs // 32))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ..config import ModelConfig, Quantization, QuantSpec
+from ..config import ModelConfig, Quantization, QuantSpec, finest
 from ..errors import CheckpointError
 from ..nn.quant import GROUP
 from .files import DTYPES, Stored, read_folder
@@ -116,8 +116,14 @@ class Source:
         for name, tensor in tensors.items():
             if name.startswith(VISION):
                 skipped[name.partition(".")[0]] += tensor.nbytes
-            else:
-                text[name.removeprefix("language_model.")] = tensor
+                continue
+            plain = name.removeprefix("language_model.")
+            if plain in text:
+                raise CheckpointError(
+                    f"{tensor.path}: {name} is there as {text[plain].name} too; fetch the folder "
+                    "again"
+                )
+            text[plain] = tensor
         for part, size in skipped.items():
             log.warning("%s: %s is left out (%.1f MB): text only", self.folder, part, size / 1e6)
         return text
@@ -193,8 +199,10 @@ class Source:
         """`scales` and `weight` say how many inputs share a scale, and in how many bits."""
         rows, inputs = shape
         scales = self._tensor(f"{path}.scales", None, FLOATS)
-        if len(weight.shape) != len(scales.shape) or not scales.shape[-1]:
-            self._tensor(f"{path}.scales", (*weight.shape[:-1], inputs // GROUP))
+        if len(weight.shape) != len(stack) + 2 or len(scales.shape) != len(weight.shape):
+            raise self._misfit(weight, f"U32 [{_words((*stack, rows))}, ...] and scales like it")
+        if not scales.shape[-1]:
+            raise self._misfit(scales, f"[{_words((*stack, rows, inputs // GROUP))}]")
         symmetric = f"{path}.biases" not in self._tensors
         if symmetric and self.config.checkpoint_format != "k2mlx":
             raise CheckpointError(
@@ -222,12 +230,15 @@ class Source:
         self._used.add(name)
         got = self._tensors[name]
         if (shape is not None and got.shape != tuple(shape)) or got.dtype not in (dtypes or DTYPES):
-            wanted = f"{' or '.join(dtypes or ())} {list(shape or got.shape)}".strip()
-            raise CheckpointError(
-                f"{got.path}: {name}: got {got.dtype} {list(got.shape)}, wanted {wanted}; "
-                "config.json and the weights do not belong together, fetch the folder again"
-            )
+            wanted = got.shape if shape is None else shape
+            raise self._misfit(got, f"{' or '.join(dtypes or ())} [{_words(wanted)}]".strip())
         return got
+
+    def _misfit(self, got: Stored, wanted: str) -> CheckpointError:
+        return CheckpointError(
+            f"{got.path}: {got.name}: got {got.dtype} {list(got.shape)}, wanted {wanted}; "
+            "config.json and the weights do not belong together, fetch the folder again"
+        )
 
     def _kept_as(self, path: str, experts: list[list[Matrix]]) -> QuantSpec | None:
         found = {(block.form, block.spec) for blocks in experts for block in blocks}
@@ -236,10 +247,7 @@ class Source:
             if form == "fp8":
                 return K2_GRID if is_stack(path) else EIGHT_BITS
             return spec
-        specs = [spec for _, spec in found if spec is not None]
-        if len(specs) < len(found):
-            return None
-        return max(specs, key=lambda spec: spec.bits)  # gate and up in different precision
+        return finest(spec for _, spec in found)
 
     def _joined_kv_b(self, path: str, shape: Shape) -> Matrix:
         c, attention = self.config, path.removesuffix("kv_b_proj")
@@ -290,6 +298,10 @@ class Source:
 def is_stack(path: str) -> bool:
     """Whether the matrix at this module path is one for each expert."""
     return path.rpartition(".")[0].endswith(".mlp.experts")
+
+
+def _words(shape: Shape) -> str:
+    return ", ".join(map(str, shape))
 
 
 def summarize(specs: dict[str, QuantSpec | None]) -> Quantization:

@@ -7,17 +7,21 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import struct
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import mlx.core as mx
 import numpy as np
 
 from ..errors import CheckpointError
 from .files import BITS, UNSIGNED
+
+ASIDE = ".tmp"  # ends the names of files that are not whole
 
 
 @dataclass(frozen=True)
@@ -50,51 +54,59 @@ def write_safetensors(
         offset += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    aside = path.with_name(path.name + ".tmp")
     digest = hashlib.sha256()
-    try:
-        with aside.open("wb") as file:
-            for part in (struct.pack("<Q", len(text)), text):
-                digest.update(part)
-                file.write(part)
-            for tensor, value in zip(planned, values, strict=True):
-                data = _bytes(tensor, value)
-                digest.update(data)
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        if error.errno != errno.ENOSPC:
-            raise
-        raise CheckpointError(
-            f"{path}: the disk is full, wanted {offset:,} bytes for this file; make room and run "
-            "the same command again, it goes on where it stopped"
-        ) from None
+    with _aside(path, offset) as file:
+        for part in (struct.pack("<Q", len(text)), text):
+            digest.update(part)
+            file.write(part)
+        for tensor, value in zip(planned, values, strict=True):
+            data = _bytes(tensor, value)
+            digest.update(data)
+            file.write(data)
     return digest.hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON aside and rename it."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    """Write JSON aside and rename it. Raises CheckpointError when the disk is full."""
+    text = (json.dumps(content, indent=1) + "\n").encode()
+    with _aside(path, len(text)) as file:
+        file.write(text)
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextmanager
+def _aside(path: Path, size: int) -> Generator[BinaryIO]:
+    """A file that becomes `path` once it is whole and on the disk; nothing of it stays otherwise.
+
+    Its name is this process's own: one that was left behind by a kill cannot write into it.
+    """
+    aside = path.with_name(f"{path.name}.{os.getpid()}{ASIDE}")
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException as error:
+        aside.unlink(missing_ok=True)
+        if not isinstance(error, OSError) or error.filename is not None:
+            raise
+        what = error.strerror  # a file too large for its file system, a quota, a broken disk
+        if error.errno == errno.ENOSPC:
+            what = "the disk is full"
+        raise CheckpointError(
+            f"{path}: {what}, wanted {size:,} bytes for this file; make room and run the same "
+            "command again"
+        ) from None
 
 
-def has_hash(path: Path, hashed: str) -> bool:
-    """Whether a file's content is what `sha256:...`, or git's `git:...` of a blob, says."""
-    kind, _, digest = hashed.partition(":")
-    if kind == "sha256":
-        return sha256(path) == digest
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == digest
+def check_room(folder: Path, wanted: int) -> None:
+    """Raises CheckpointError where the disk of `folder` has fewer bytes than that."""
+    free = shutil.disk_usage(folder).free
+    if wanted > free:
+        raise CheckpointError(
+            f"{folder}: {free / 1e9:.1f} GB free, wanted {wanted / 1e9:.1f} GB; make room or "
+            "write to another disk"
+        )
 
 
 def _bytes(tensor: Planned, value: mx.array | np.ndarray) -> memoryview:

@@ -95,10 +95,14 @@ def test_bad_options_of_convert(folder, tmp_path, capsys, words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--layers", "0"], "--layers: got 0, wanted at least 1"),
-        (["--vocab", "-5"], "--vocab: got -5, wanted at least 1"),
+        (["--layers", "0"], "--layers: got 0, wanted 1 to"),
+        (["--vocab", "-5"], "--vocab: got -5, wanted 1 to"),
+        (["--vocab", "2000000000", "--layers", "1"], "make room or write to another disk"),
+        (["--seed", "-1"], "--seed: got -1, wanted 0 to"),
         (["--rest", "q8", "--format", "fp8"], "with --format fp8, wanted int4"),
-        (["--rest", "keep"], "--rest: got 'keep', wanted bf16"),
+        (["--rest", "keep"], "--rest: got 'keep', wanted bf16, q8 or q4"),
+        (["--rest", "int4"], "--rest: got 'int4', wanted bf16, q8 or q4"),
+        (["--rest", "q8:128", "--config", "k2-nano"], "wanted a multiple of group_size = 128"),
         (["--config", "no-such-model"], "no such folder"),
     ],
 )
@@ -106,6 +110,13 @@ def test_bad_options_of_slice(tmp_path, capsys, words, message):
     words = [*([] if "--config" in words else ["--config", "kimi-k2-thinking"]), *words]
     assert main(["slice", str(tmp_path / "out"), *words]) == 2
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_slice_does_not_mix_with_another(tmp_path, capsys):
+    (tmp_path / "out.partial").mkdir()
+    assert main(["slice", str(tmp_path / "out"), "--config", "k2-nano"]) == 2
+    assert "out.partial: exists already" in capsys.readouterr().err
 
 
 def test_a_source_that_is_no_model(tmp_path, capsys):
@@ -122,3 +133,10 @@ def test_links_that_lead_in_a_circle(folder, capsys):
     assert main(["check", str(folder)]) == 1
     assert main(["generate", "--model", str(folder), "--prompt", "x"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_names_that_cannot_be_printed_are_escaped(folder, capsys):
+    index = {"weight_map": {"model.norm.weight": "\ud800.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert main(["check", str(folder)]) == 1
+    assert "\\ud800.safetensors: missing" in capsys.readouterr().out.encode().decode()

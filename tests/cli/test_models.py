@@ -7,7 +7,8 @@ import pytest
 from k2mlx import home
 from k2mlx.cli import main
 from k2mlx.errors import HubError
-from k2mlx.hub.store import format_words, locked
+from k2mlx.home import locked
+from k2mlx.hub.store import format_words
 from tests.hub.conftest import fetch, hub, model_files  # noqa: F401  fixtures
 from tests.hub.loopback import Fault
 
@@ -122,7 +123,7 @@ def test_a_folder_that_is_being_written_is_not_removed(hub, fetch, capsys):  # n
     path = fetch().path
     with locked(path):
         assert main(["models", "rm", hub.repo, "--yes"]) == 2
-    assert "another k2mlx pull" in capsys.readouterr().err
+    assert "another k2mlx is" in capsys.readouterr().err
     assert path.exists()
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from k2mlx.cli import main, pull
-from k2mlx.hub.progress import Progress
+from k2mlx.cli import main
+from k2mlx.cli.progress import Display, Report
+from k2mlx.progress import Progress
 from tests.folders import write_folder
 from tests.hub.conftest import NEEDED, fetch, hub, model_files, shard_name  # noqa: F401  fixtures
 from tests.hub.loopback import Fault
@@ -142,9 +143,8 @@ def test_failures_are_one_line(hub, capsys):  # noqa: F811
     assert out == ""
     advice = "check the name, and HF_TOKEN if it is private"
     assert err == f"k2mlx: moonshot/no-such: not found (404); {advice}\n"
-    with pytest.raises(SystemExit):
-        main(["pull", "a/b", "--split", "31,x"])
-    assert "argument --split: invalid" in capsys.readouterr().err
+    assert main(["pull", "a/b", "--split", "31,x", "--rank", "0"]) == 2
+    assert "split: got '31,x', wanted layers of each machine" in capsys.readouterr().err
 
 
 class Terminal:
@@ -161,10 +161,28 @@ class Terminal:
         pass
 
 
+def test_a_report_goes_on_from_an_earlier_run(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    out = Terminal(True)
+    report = Report("converted", out)  # ty: ignore[invalid-argument-type]
+    for seconds, done in ((0, 4), (10, 5), (0.01, 5.1), (9.99, 6), (10, 9.9), (0.01, 10)):
+        now[0] += seconds
+        report(round(done * 10**9), 10**10, "a file")
+    lines = out.text.replace("\r", "\n").splitlines()
+    assert [line.strip() for line in lines if line] == [
+        "converted 4.0 GB of 10.0 GB, 0 B/s, waiting",
+        "converted 5.0 GB of 10.0 GB, 100.0 MB/s, 0:00:50 left",
+        "converted 6.0 GB of 10.0 GB, 100.0 MB/s, 0:00:40 left",
+        "converted 9.9 GB of 10.0 GB, 196.7 MB/s, 0:00:01 left",
+        "converted 10.0 GB of 10.0 GB, 199.9 MB/s",
+    ]
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_one_line_on_a_terminal_and_few_elsewhere(terminal):
     out = Terminal(terminal)
-    display = pull.Display(out)  # ty: ignore[invalid-argument-type]
+    display = Display(out)  # ty: ignore[invalid-argument-type]
     progress = Progress(10**9, 0, 3)
     for i in range(100):
         progress.add(10**7)

@@ -15,7 +15,7 @@ from k2mlx.errors import CheckpointError, HubError, MissingExtraError
 from k2mlx.home import find_model
 from k2mlx.hub import transfer
 from k2mlx.hub.remote import library
-from k2mlx.hub.transfer import hash_file
+from k2mlx.weights.hashes import hash_file
 from tests.hub.conftest import NEEDED, QUICK, model_files, shard_name
 from tests.hub.loopback import Fault
 

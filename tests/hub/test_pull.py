@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from k2mlx.errors import CheckpointError, HubError, RequestError
-from k2mlx.home import find_model
-from k2mlx.hub.store import Record, locked
+from k2mlx.errors import BusyError, CheckpointError, HubError, RequestError
+from k2mlx.home import find_model, locked
+from k2mlx.hub.store import Record
 from k2mlx.weights.files import read_header, weight_files
 from tests.hub.conftest import LAYERS, NEEDED, model_files, shard_name
 from tests.hub.loopback import Fault
@@ -304,7 +304,7 @@ def test_out_is_a_folder_of_the_users_own(hub, fetch, tmp_path):
 
 
 def test_two_pulls_do_not_write_the_same_folder(hub, fetch):
-    with locked(fetch().path), pytest.raises(HubError, match="another k2mlx pull is writing it"):
+    with locked(fetch().path), pytest.raises(BusyError, match="another k2mlx is writing it"):
         fetch()
 
 
@@ -374,3 +374,35 @@ def test_a_listing_without_size_or_hash_is_refused(hub, fetch, entry):
     hub.listing = {"siblings": [{**describe_file("config.json", b"{}"), **entry}]}
     with pytest.raises(HubError, match="no way to check it"):
         fetch()
+
+
+@pytest.mark.parametrize("kind", ["file", "loop"])
+def test_an_out_that_is_no_folder_is_said_before_the_download(hub, fetch, tmp_path, kind):
+    out = tmp_path / "out"
+    out.symlink_to("out") if kind == "loop" else out.write_text("mine")
+    with pytest.raises(RequestError, match="is no folder"):
+        fetch(out=out)
+    assert len(hub.served) == 1
+
+
+def test_an_out_that_is_a_link_fills_what_it_points_to(hub, fetch, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    assert fetch(out=tmp_path / "out").path == tmp_path / "disk"
+    assert contents(tmp_path / "out") == wanted(hub)
+
+
+def test_an_interrupted_verify_leaves_the_model(hub, fetch, monkeypatch):
+    before = fetch()
+    names = {path.name for path in before.path.iterdir()}
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("k2mlx.hub.transfer.hash_file", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(verify=True)
+    assert contents(before.path).items() >= wanted(hub).items()
+    assert fetch(verify=True).received == 0
+    assert {path.name for path in before.path.iterdir()} == names

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k2mlx.errors import HubError, RequestError
-from k2mlx.hub.progress import Progress, size_words
 from k2mlx.hub.select import is_plain, layers_of, rank_shards, read_index, shards, small_files
+from k2mlx.progress import Progress, size_words
 
 PREFIXES = ["", "language_model.", "model.language_model."]
 VISION = ["vision_tower.blocks.0.wq", "mm_projector.proj.0.weight", "vision_tower.layers.1.w"]

@@ -277,3 +277,7 @@ def test_a_spec_that_mlx_lacks_is_no_precision():
             if spec is not None:
                 parts = {"bits": spec.bits, "group_size": spec.group_size, "mode": spec.mode}
                 assert QuantSpec.from_dict(parts, "") == spec
+
+
+def test_fp8_that_is_no_matrix_is_counted_as_it_is():
+    assert sizes.kept_bytes("model.layers.0.self_attn.o_proj.weight", "F8_E4M3", (4,), set()) == 4

@@ -75,3 +75,28 @@ def test_a_config_of_another_official_format_is_found(tmp_path, form, claimed):
     other = official_slice(tmp_path / "other", claimed, 1)
     shutil.copy(other / "config.json", folder / "config.json")
     assert bool(faults(folder, deep=False)) == (form != claimed)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "manifest.json"])
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"files": ' + "9" * 5000 + "}"])
+def test_json_that_python_cannot_hold_is_a_fault(tmp_path, name, content):
+    folder = official_slice(tmp_path, "int4", 1)
+    (folder / name).write_text(content)
+    assert name in faults(folder)[0]
+
+
+def test_a_manifest_with_an_infinite_size_is_none(tmp_path):
+    folder = official_slice(tmp_path, "int4", 1)
+    entry = {"size": float("inf"), "hash": "sha256:0"}
+    (folder / "manifest.json").write_text(json.dumps({"files": {"config.json": entry}}))
+    assert "not a manifest" in faults(folder)[0]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("../secret", "sha256"), ("config.json", "md5")])
+def test_a_manifest_names_files_of_its_folder_alone(tmp_path, name, kind):
+    """Whose hash would be told, or read whole into memory."""
+    folder = official_slice(tmp_path, "int4", 1)
+    (tmp_path / "secret").write_text("x")
+    entry = {"size": (folder / name).stat().st_size, "hash": f"{kind}:0"}
+    (folder / "manifest.json").write_text(json.dumps({"files": {name: entry}}))
+    assert "no file's hash" in faults(folder)[0]

@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +16,16 @@ import mlx.core as mx
 import pytest
 
 from k2mlx.config import ModelConfig, Quantization, QuantSpec
-from k2mlx.errors import CheckpointError
+from k2mlx.errors import BusyError, CheckpointError, ConfigError
 from k2mlx.nn.quant import QuantizedMatrix
 from k2mlx.weights import convert as conversion
 from k2mlx.weights import write
 from k2mlx.weights.convert import MANIFEST, Options, convert
+from k2mlx.weights.files import read_header
 from k2mlx.weights.load import load_model
 from k2mlx.weights.source import Source
 from tests.test_model import relative
-from tests.weights.slices import grouped_config, official_slice, tokens
+from tests.weights.slices import grouped_config, official_slice, rewrite, tokens
 
 GRID = QuantSpec(4, 32, "symmetric")
 KEPT = Options("keep", "keep", "keep", "keep")
@@ -191,13 +194,14 @@ def test_too_small_a_disk_is_said_before_anything_is_written(tmp_path, monkeypat
     assert not list((tmp_path / "out.partial").glob("*.safetensors*"))
 
 
-def test_a_disk_that_fills_up_is_said_and_gone_on_with(tmp_path, monkeypatch):
+@pytest.mark.parametrize("at", range(1, 13))  # 4 of weights, and as many manifests and 4 of JSON
+def test_a_disk_that_fills_up_is_said_and_gone_on_with(tmp_path, monkeypatch, at):
     folder = official_slice(tmp_path, "bf16", 1)
     sync, calls = os.fsync, []
 
     def full(handle):
         calls.append(handle)
-        if len(calls) == 2:
+        if len(calls) == at:
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
@@ -205,9 +209,120 @@ def test_a_disk_that_fills_up_is_said_and_gone_on_with(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="the disk is full"):
         convert(folder, tmp_path / "out", Options())
     partial = tmp_path / "out.partial"
-    assert len(list(partial.glob("*.safetensors"))) == 1 and not list(partial.glob("*.tmp"))
+    assert len(list(partial.glob("*.safetensors"))) == min((at - 1) // 2, 4)
+    assert not list(partial.glob("*.tmp"))
     convert(folder, tmp_path / "out", Options())
+    assert len(calls) >= 12
     assert load_model(tmp_path / "out", mx.float32)
+
+
+def test_a_file_too_large_for_the_disk_is_one_line(tmp_path, monkeypatch):
+    """The error of a write names no file."""
+
+    def too_large(handle):
+        raise OSError(errno.EFBIG, "File too large")
+
+    folder = official_slice(tmp_path, "bf16", 1)
+    monkeypatch.setattr(write.os, "fsync", too_large)
+    with pytest.raises(CheckpointError, match=r"manifest\.json: File too large"):
+        convert(folder, tmp_path / "out", Options())
+
+
+def test_two_conversions_do_not_write_one_folder(tmp_path):
+    folder = official_slice(tmp_path, "bf16", 1)
+
+    def again(done, total, name):
+        with pytest.raises(BusyError, match="another k2mlx is writing it"):
+            convert(folder, tmp_path / "out", Options())
+
+    convert(folder, tmp_path / "out", Options(), report=again)
+
+
+def test_a_source_that_changes_on_the_way_is_noticed(tmp_path):
+    folder = official_slice(tmp_path, "bf16", 1)
+    path = min(folder.glob("*.safetensors"))
+
+    def touch(done, total, name):
+        os.utime(path, ns=(1, 1))
+
+    with pytest.raises(CheckpointError, match="changed while it was converted"):
+        convert(folder, tmp_path / "out", Options(), report=touch)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_auto_means_is_part_of_what_is_gone_on_with(tmp_path, monkeypatch):
+    """A newer k2mlx may mean something else."""
+    folder = official_slice(tmp_path, "bf16", 1)
+    with pytest.raises(Stopped):
+        convert(folder, tmp_path / "out", Options(), report=_stop)
+    monkeypatch.setitem(conversion.CHEAP, "rest", QuantSpec(4, 32))
+    with pytest.raises(CheckpointError, match="with other options"):
+        convert(folder, tmp_path / "out", Options())
+
+
+def test_a_folder_that_only_looks_like_a_conversion_is_left_alone(tmp_path):
+    """Even the source: its files would have been written over while they were read."""
+    source = official_slice(tmp_path, "bf16", 1).rename(tmp_path / "out.partial")
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    with pytest.raises(CheckpointError, match="which no conversion wrote"):
+        convert(source, tmp_path / "out", Options())
+    assert before == {path.name: path.read_bytes() for path in source.iterdir()}
+
+
+def test_a_link_to_nowhere_exists(tmp_path):
+    (tmp_path / "out").symlink_to("nowhere")
+    with pytest.raises(CheckpointError, match="exists already"):
+        convert(official_slice(tmp_path, "bf16", 1), tmp_path / "out", Options())
+
+
+def test_groups_that_do_not_fit_are_said_before_anything_is_written(tmp_path):
+    folder = official_slice(tmp_path, "bf16", 1)  # 160 inputs
+    with pytest.raises(ConfigError, match=r"lm_head: .* wanted a multiple of group_size = 128"):
+        convert(folder, tmp_path / "out", Options(lm_head=QuantSpec(4, 128)))
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_mlx_layout_with_experts_in_bfloat16(tmp_path):
+    folder = official_slice(tmp_path, "bf16", 1)
+    options = Options(None, QuantSpec(8, 32), None, None, "mlx")
+    out = convert(folder, tmp_path / "out", options)
+    found = Source(out, ModelConfig.load(out)).quantization()
+    assert found == Quantization(rest=QuantSpec(8, 32))
+
+
+def test_jobs_end_with_the_process_that_started_them(tmp_path):
+    """Killed, it cannot tell them; they hold the other end of its standard output."""
+    folder = official_slice(tmp_path, "bf16", 3)
+    words = ["convert", str(folder), str(tmp_path / "out"), "--jobs", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for _ in range(5):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "k2mlx", *words],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        partial = tmp_path / "out.partial"
+        while child.poll() is None and not list(partial.glob("model-*")):
+            time.sleep(0.001)
+        child.kill()
+        child.communicate(timeout=20)
+        if not (tmp_path / "out").exists():
+            break
+        shutil.rmtree(tmp_path / "out")
+    else:
+        pytest.skip("it was always quicker than its killer")
+    convert(folder, tmp_path / "out", Options(), jobs=2)
+    assert load_model(tmp_path / "out", mx.float32)
+
+
+def test_a_job_that_is_killed_is_one_line(tmp_path, monkeypatch):
+    def killed(self, fn, *args):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(conversion.ProcessPoolExecutor, "submit", killed)
+    with pytest.raises(CheckpointError, match="with fewer --jobs than 2"):
+        convert(official_slice(tmp_path, "bf16", 1), tmp_path / "out", Options(), jobs=2)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"source": {}}', '{"source": 1}'])
@@ -217,4 +332,31 @@ def test_a_damaged_manifest_is_not_gone_on_with(tmp_path, content):
     partial.mkdir()
     (partial / MANIFEST).write_text(content)
     with pytest.raises(CheckpointError, match="another source or with other options"):
+        convert(folder, tmp_path / "out", Options())
+
+
+@pytest.mark.parametrize("value", [mx.nan, mx.inf])
+@pytest.mark.parametrize("experts", [GRID, QuantSpec(4, 32)])
+def test_codes_are_not_made_of_nan(tmp_path, experts, value):
+    """Codes could not say it: MLX quantises a NaN to a number."""
+    folder = official_slice(tmp_path, "bf16", 1)
+    name = "model.layers.1.mlp.experts.3.up_proj.weight"
+
+    def edit(arrays):
+        arrays[name][5, 7] = value
+
+    rewrite(sorted(folder.glob("*.safetensors"))[2], edit)
+    with pytest.raises(CheckpointError, match=f"{name} holds NaN or infinity".replace(".", r"\.")):
+        convert(folder, tmp_path / "out", Options(experts))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_nan_among_fp8_codes_is_found_where_it_is(tmp_path):
+    folder = official_slice(tmp_path, "fp8", 1)
+    path = sorted(folder.glob("*.safetensors"))[2]
+    name = "model.layers.1.mlp.experts.3.up_proj.weight"
+    with path.open("r+b") as file:
+        file.seek(read_header(path)[name].offset)
+        file.write(b"\x7f")
+    with pytest.raises(CheckpointError, match=f"{name} holds NaN or infinity".replace(".", r"\.")):
         convert(folder, tmp_path / "out", Options())

@@ -123,9 +123,10 @@ def test_small_pieces_give_the_same(tmp_path, form, monkeypatch):
     assert all(mx.array_equal(whole[kind], pieces[kind]).item() for kind in whole)
 
 
-def mlx_folder(folder, seed: int, cut: bool):
+def mlx_folder(folder, seed: int, cut: bool, halves_differ: bool = False):
     """A checkpoint as mlx-lm writes it, each matrix in a form drawn at random; returns the model
-    that it should be, in floating point."""
+    that it should be, in floating point. halves_differ: an expert's gate has another form than its
+    up, which is the one that the config names for all."""
     rng = np.random.default_rng(seed)
     config = folder_config(quantization=None, checkpoint_format="bf16")
     values = {k: mx.array(v) for k, v in random_weights(config, seed).items()}
@@ -151,8 +152,14 @@ def mlx_folder(folder, seed: int, cut: bool):
             stored[name] = exact[name] = value
         elif path.endswith("experts.gate_up_proj"):
             stem = path.replace("mlp.experts.gate_up_proj", "mlp.switch_mlp")
-            halves = zip(("gate_proj", "up_proj"), mx.split(value, 2, axis=1), strict=True)
-            wide = [put(f"{stem}.{half}", part, bits, group) for half, part in halves]
+            gate, up = mx.split(value, 2, axis=1)
+            forms = ((3, 32), (4, 64)) if halves_differ else ((bits, group),) * 2
+            wide = [
+                put(f"{stem}.gate_proj", gate, *forms[0]),
+                put(f"{stem}.up_proj", up, *forms[1]),
+            ]
+            if halves_differ:
+                del said[f"{stem}.up_proj"]
             exact[name] = mx.concatenate(wide, axis=1)
         elif path.endswith("experts.down_proj"):
             theirs = path.replace("mlp.experts", "mlp.switch_mlp")
@@ -184,6 +191,17 @@ def test_mlx_affine_mixed_by_matrix(tmp_path, seed, cut):
     got = load_exact(tmp_path) if cut else load_model(tmp_path, mx.float32)
     ids = mx.array(tokens(got.config)[None])
     assert relative(got(ids), wanted(ids)) <= 1e-4
+    assert mx.isfinite(load_model(tmp_path, mx.float32)(ids)).all().item()
+
+
+def test_gate_and_up_of_different_precision(tmp_path):
+    """They become one matrix, in the finer form of the two; the config's own words agree."""
+    wanted = mlx_folder(tmp_path, 1, cut=False, halves_differ=True)
+    source = Source(tmp_path, ModelConfig.load(tmp_path))
+    stacks = {k: v for k, v in source.specs().items() if k.endswith("experts.gate_up_proj")}
+    assert stacks and set(stacks.values()) == {QuantSpec(4, 64)}
+    ids = mx.array(tokens(source.config)[None])
+    assert relative(load_exact(tmp_path)(ids), wanted(ids)) <= 1e-4
     assert mx.isfinite(load_model(tmp_path, mx.float32)(ids)).all().item()
 
 
@@ -256,6 +274,30 @@ def test_official_tensors_that_do_not_fit_are_named(tmp_path, form, name, change
     else:
         rewrite(path, edit)
     with pytest.raises(CheckpointError, match=message):
+        load_model(folder, mx.float32)
+
+
+def test_a_number_of_scales_that_no_matrix_has_is_named(tmp_path):
+    folder = official_slice(tmp_path, "bf16", 2)
+    (folder / "model.safetensors.index.json").unlink()
+
+    def edit(arrays):
+        name = next(k for k in arrays if k.endswith("o_proj.weight"))
+        arrays[name] = mx.zeros((), mx.uint32)
+        arrays[name.replace("weight", "scales")] = mx.zeros((), mx.bfloat16)
+
+    rewrite(sorted(folder.glob("*.safetensors"))[1], edit)
+    with pytest.raises(CheckpointError, match=r"o_proj\.weight: got U32 \[\], wanted U32"):
+        load_model(folder, mx.float32)
+
+
+def test_a_tensor_with_and_without_the_prefix_is_there_twice(tmp_path):
+    folder = official_slice(tmp_path, "bf16", 2)
+    (folder / "model.safetensors.index.json").unlink()
+    path = sorted(folder.glob("*.safetensors"))[1]
+    name = next(k for k in mx.load(str(path)) if k.endswith("o_proj.weight"))
+    rewrite(path, lambda a: a.update({f"language_model.{name}": a[name] * 2}))
+    with pytest.raises(CheckpointError, match="is there as language_model"):
         load_model(folder, mx.float32)
 
 

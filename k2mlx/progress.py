@@ -1,4 +1,4 @@
-"""How far a pull is: bytes, rate, time left."""
+"""How far work on many bytes is: done, rate, time left."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ WINDOW = 30.0  # seconds that the rate is averaged over
 class Progress:
     """Counts bytes from several threads. `notes` are lines that a person should see once."""
 
-    def __init__(self, total: int, here: int, files: int) -> None:
-        self.total = total  # bytes of every file that is wanted
-        self.here = here  # of these on this machine, checked or not
-        self.received = 0  # over the network, by this pull, thrown away ones included
+    def __init__(self, total: int, here: int, files: int = 0) -> None:
+        self.total = total  # bytes of all that is wanted
+        self.here = here  # of these here, be they an earlier run's; checked or not
+        self.received = 0  # by this run, thrown away ones included
         self.files = files
         self.files_done = 0
         self.notes: deque[str] = deque()
@@ -23,7 +23,7 @@ class Progress:
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
 
     def add(self, size: int) -> None:
-        """Bytes that came over the network."""
+        """Bytes that this run fetched, read or wrote."""
         with self._lock:
             self.here += size
             self.received += size
@@ -48,16 +48,16 @@ class Progress:
             return (self.received - received) / max(now - began, 1e-3)
 
     def line(self) -> str:
-        """`12.3 of 594.2 GB, 84.0 MB/s, 1:55:12 left, 3 of 62 files`."""
+        """`12.3 GB of 594.2 GB, 84.0 MB/s, 1:55:12 left, 3 of 62 files`."""
         rate = self.rate()
         missing = max(self.total - self.here, 0)
         left = f"{_clock(missing / rate)} left" if rate else "waiting"
-        if not missing:
-            left = "checking"
-        return (
-            f"{size_words(self.here)} of {size_words(self.total)}, {size_words(rate)}/s, {left}, "
-            f"{self.files_done} of {self.files} files"
-        )
+        parts = [f"{size_words(self.here)} of {size_words(self.total)}", f"{size_words(rate)}/s"]
+        if missing or self.files:
+            parts.append(left if missing else "checking")
+        if self.files:
+            parts.append(f"{self.files_done} of {self.files} files")
+        return ", ".join(parts)
 
 
 def size_words(size: float) -> str:
