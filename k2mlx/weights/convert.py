@@ -282,7 +282,7 @@ def _plain_dtype(name: str) -> str:
 
 
 def _plain(source: Source, name: str) -> mx.array:
-    value = source.plain(name).read()
+    value = source.plain(name)
     return value.astype(mx.float32 if _plain_dtype(name) == "F32" else mx.bfloat16)
 
 

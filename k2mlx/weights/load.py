@@ -33,7 +33,7 @@ def load_model(folder: Path, dtype: mx.Dtype) -> Model:
     )
     for name in source.plain_names():
         kind = mx.float32 if name.endswith(ROUTER) else dtype
-        _put(model, {name: source.plain(name).read().astype(kind)})
+        _put(model, {name: source.plain(name).astype(kind)})
     for path, spec in source.specs().items():
         parts = source.matrix(path, spec)
         if spec is not None:

@@ -93,8 +93,8 @@ def assemble(blocks: list[Matrix], spec: QuantSpec | None) -> dict[str, mx.array
     """Matrices of the same inputs one below the other, [rows, ...] for each part that `spec` has.
 
     Codes and scales are copied where they are already as `spec` wants them, computed otherwise.
-    Peak memory: the result and CHUNK values. Raises CheckpointError for NaN and infinity in scales
-    and in what is computed anew: codes could not say it, and would pass for numbers.
+    Peak memory: the result and CHUNK values. Raises CheckpointError for NaN and infinity in values
+    and scales, and in what is computed anew: codes could not say it, and would pass for numbers.
     """
     rows, inputs = sum(block.shape[0] for block in blocks), blocks[0].shape[1]
     kinds = dtypes(blocks[0], spec)
@@ -115,7 +115,8 @@ def assemble(blocks: list[Matrix], spec: QuantSpec | None) -> dict[str, mx.array
                 for kind, value in encode(values, spec).items():
                     out[kind].put(done + begin, value)
         done += block.shape[0]
-    if not all(out[kind].is_finite() for kind in out.keys() - {"weight"}):
+    floats = out.keys() if spec is None else out.keys() - {"weight"}
+    if not all(out[kind].is_finite() for kind in floats):
         raise _not_finite(*blocks)
     return {kind: part.array() for kind, part in out.items()}
 

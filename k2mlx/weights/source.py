@@ -69,9 +69,13 @@ class Source:
             return None
         return summarize(specs)
 
-    def plain(self, name: str) -> Stored:
-        """A norm, the router's matrix or its correction bias."""
-        return self._plain[name]
+    def plain(self, name: str) -> mx.array:
+        """A norm, the router's matrix or its correction bias. Raises CheckpointError for NaN and
+        infinity."""
+        stored = self._plain[name]
+        if not stored.is_finite():
+            raise stored.not_finite()
+        return stored.read()
 
     def plain_names(self) -> list[str]:
         return list(self._plain)
