@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from .cache import LatentCache
+from .cache import BatchCache, BatchLayer, LatentCache
 from .config import ModelConfig
 from .nn.mla import MLA
 from .nn.moe import MLP, MoE
@@ -34,7 +34,7 @@ class DecoderLayer(nn.Module):
     def __call__(
         self,
         x: mx.array,
-        cache: LatentCache | None = None,
+        cache: LatentCache | BatchLayer | None = None,
         segments: mx.array | None = None,
         router_load: list[mx.array] | None = None,
     ) -> mx.array:
@@ -65,7 +65,9 @@ class Model(nn.Module):
         if config.quantization is not None:
             quantize_modules(self, config.quantization)
 
-    def __call__(self, tokens: mx.array, cache: list[LatentCache] | None = None) -> mx.array:
+    def __call__(
+        self, tokens: mx.array, cache: list[LatentCache] | BatchCache | None = None
+    ) -> mx.array:
         return self.head(self.hidden(tokens, cache))
 
     def embed(self, tokens: mx.array) -> mx.array:
@@ -83,24 +85,32 @@ class Model(nn.Module):
     def hidden(
         self,
         tokens: mx.array,
-        cache: list[LatentCache] | None = None,
+        cache: list[LatentCache] | BatchCache | None = None,
         segments: mx.array | None = None,
         router_load: list[mx.array] | None = None,
     ) -> mx.array:
         """tokens [B, L] -> states after the final norm [B, L, H].
 
-        cache: one LatentCache a layer, extended by L. segments [B, L] (without cache): tokens see
-        only their own segment. router_load: a list that gets one [E] count of chosen pairs a MoE
-        layer.
+        cache: one LatentCache a layer, or a BatchCache with B slots; extended by L. segments [B, L]
+        (without cache): tokens see only their own segment. router_load: a list that gets one [E]
+        count of chosen pairs a MoE layer.
         """
         # Training keeps the embedding in float32; the layers' type is the norms'.
         x = self.embed(tokens).astype(self.model.norm.weight.dtype)
         for i, layer in enumerate(self.layers):
             x = layer(x, cache[i] if cache is not None else None, segments, router_load)
+        if isinstance(cache, BatchCache):
+            cache.advance(tokens.shape[1])
         return self.model.norm(x)
 
-    def make_cache(self) -> list[LatentCache]:
-        return [LatentCache() for _ in self.layers]
+    def make_cache(self, bits: int = 16) -> list[LatentCache]:
+        """One empty cache a layer. bits: 16, the model's own type, or 8 (see cache.py)."""
+        return [LatentCache(bits, self.config.kv_lora_rank) for _ in self.layers]
+
+    def make_batch_cache(self, bits: int = 16) -> BatchCache:
+        """An empty cache for several sequences that go on together; takes caches of the same
+        bits."""
+        return BatchCache(len(self.layers), bits, self.config.kv_lora_rank)
 
     def named_parameters(self) -> dict[str, mx.array]:
         """Every array by its path in the module tree, such as `model.norm.weight`."""

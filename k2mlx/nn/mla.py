@@ -15,8 +15,9 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import LatentCache
+from ..cache import BatchLayer, LatentCache, Rows
 from ..config import ModelConfig
+from .attention import expanded_attention, latent_attention, packed_attention
 from .quant import QuantizedLinear, quantized_matmul
 from .rope import YarnRope, softmax_scale
 
@@ -46,7 +47,10 @@ class MLA(nn.Module):
         self._split: tuple[mx.array, list[mx.array], list[mx.array]] | None = None
 
     def __call__(
-        self, x: mx.array, cache: LatentCache | None = None, segments: mx.array | None = None
+        self,
+        x: mx.array,
+        cache: LatentCache | BatchLayer | None = None,
+        segments: mx.array | None = None,
     ) -> mx.array:
         """With `segments` [B, L] a token sees only earlier tokens of its own segment (packed
         training)."""
@@ -58,46 +62,80 @@ class MLA(nn.Module):
         c, k_rope = mx.split(self.kv_a_proj_with_mqa(x), [self.config.kv_lora_rank], axis=-1)
         # The key that all heads share turns with the queries, as one head more.
         turned = self._rope(mx.concatenate([q_rope, k_rope[:, None]], axis=1), offset)
-        rows = mx.concatenate([self.kv_a_layernorm(c), turned[:, -1]], axis=-1)
+        rows: Rows = mx.concatenate([self.kv_a_layernorm(c), turned[:, -1]], axis=-1)
         if cache is not None:
             rows = cache.append(rows)
-        attend = self.absorbed if self.absorbed_is_cheaper(L, rows.shape[1]) else self.plain
-        out_BHLV = attend(q_nope, turned[:, :-1], rows, segments)
+        q_rope = turned[:, :-1]
+        if isinstance(offset, mx.array):
+            out_BHLV = self.absorbed(q_nope, q_rope, rows, offset)
+        elif segments is None and self.absorbed_is_cheaper(L, rows.shape[1]):
+            out_BHLV = self.absorbed(q_nope, q_rope, rows)
+        else:
+            out_BHLV = self.plain(q_nope, q_rope, rows, segments)
         return self.o_proj(out_BHLV.transpose(0, 2, 1, 3).reshape(B, L, -1))
 
     def absorbed_is_cheaper(self, new: int, total: int) -> bool:
-        """Multiplications a head: plain expands S rows, S C (N + V), then scores and sums with
-        L S (N + R + V); absorbed moves L queries and L outputs, L C (N + V), then L S (2C + R)."""
+        """Multiplications a head, of L new tokens that see P = L S - L (L - 1) / 2 rows in all.
+
+        Plain expands S rows to keys and values, S (C + R) (N + R + V), then needs N + R + V for
+        each seen row: its score and its share of the sum. Absorbed moves L queries and L outputs,
+        L C (N + V), then needs 2 (C + R). What softmax reads and writes is the same for both. With
+        K2's sizes and P near L S absorbed wins up to L = 184,320 / 832 = 221 new tokens at depth:
+        short verify steps and tool results, whatever S is.
+        """
         c = self.config
-        expand = c.kv_lora_rank * (c.qk_nope_head_dim + c.v_head_dim)
-        plain = total * expand + new * total * (c.qk_head_dim + c.v_head_dim)
-        absorbed = new * expand + new * total * (2 * c.kv_lora_rank + c.qk_rope_head_dim)
+        rank, rope, width = c.kv_lora_rank, c.qk_rope_head_dim, c.qk_head_dim + c.v_head_dim
+        seen = new * total - new * (new - 1) // 2
+        plain = total * (rank + rope) * width + seen * width
+        absorbed = new * rank * (c.qk_nope_head_dim + c.v_head_dim) + seen * 2 * (rank + rope)
         return absorbed < plain
 
     def plain(
-        self, q_nope: mx.array, q_rope: mx.array, rows: mx.array, segments: mx.array | None = None
+        self, q_nope: mx.array, q_rope: mx.array, rows: Rows, segments: mx.array | None = None
     ) -> mx.array:
         """Expand the cache. q_nope [B, H, L, N], q_rope [B, H, L, R], rows [B, S, C + R] -> [B, H,
         L, V]."""
-        B, H = q_nope.shape[:2]
-        c, k_rope = mx.split(rows, [self.config.kv_lora_rank], axis=-1)
-        kv = self.kv_b_proj(c).reshape(B, c.shape[1], H, -1).transpose(0, 2, 1, 3)
-        k_nope, v = mx.split(kv, [self.config.qk_nope_head_dim], axis=-1)
-        k_rope = mx.broadcast_to(k_rope[:, None], (*k_nope.shape[:3], k_rope.shape[-1]))
         q = mx.concatenate([q_nope, q_rope], axis=-1)
-        return attention(q, mx.concatenate([k_nope, k_rope], axis=-1), v, self.scale, segments)
+        if segments is None:
+            return expanded_attention(q, rows, *self._row_matrices(q.dtype), self.scale)
+        assert isinstance(rows, mx.array), "segments are for training, which has no cache"
+        (B, H), S = q.shape[:2], rows.shape[1]
+        c, k_rope = mx.split(rows, [self.config.kv_lora_rank], axis=-1)
+        kv = self.kv_b_proj(c).reshape(B, S, H, -1).transpose(0, 2, 1, 3)
+        k_nope, v = mx.split(kv, [self.config.qk_nope_head_dim], axis=-1)
+        k_rope = mx.broadcast_to(k_rope[:, None], (B, H, S, k_rope.shape[-1]))
+        k = mx.concatenate([k_nope, k_rope], axis=-1)
+        return packed_attention(q, k, v, self.scale, segments)
 
     def absorbed(
-        self, q_nope: mx.array, q_rope: mx.array, rows: mx.array, segments: mx.array | None = None
+        self, q_nope: mx.array, q_rope: mx.array, rows: Rows, offset: mx.array | None = None
     ) -> mx.array:
         """Attend in the latent space: one shared key [c, k_rope] and value c for all heads. Shapes
-        as `plain`."""
+        as `plain`; offset [B]: how many rows each sequence had before the new ones, where that
+        differs."""
         w_uk, w_uv = self._head_matrices()
         q = mx.concatenate([self._by_head(q_nope, w_uk, transpose=False), q_rope], axis=-1)
-        k = rows[:, None]
         # The values are c, and with them k_rope, to be dropped: less work than copying c out of k.
-        latent = attention(q, k, k, self.scale, segments)[..., : self.config.kv_lora_rank]
+        latent = latent_attention(q, rows, self.scale, offset)[..., : self.config.kv_lora_rank]
         return self._by_head(latent, w_uv, transpose=True)
+
+    def _row_matrices(self, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
+        """What makes a head's key [H, N + R, C + R] and value [H, V, C + R] out of a row [c,
+        k_rope]: kv_b_proj with zeros for k_rope, below W_UK the identity that copies it.
+
+        So keys come out of one matmul as attention wants them, and neither c nor k_rope is ever
+        copied out of the rows. Made anew for each call: 24 MB at K2's size, for all layers 1.4 GB.
+        """
+        c, proj = self.config, self.kv_b_proj
+        weight = proj.weight
+        if isinstance(proj, QuantizedLinear):
+            weight = proj.expanded(0, proj.shape[0])
+        w = weight.astype(dtype).reshape(c.num_attention_heads, -1, c.kv_lora_rank)
+        w = mx.pad(w, [(0, 0), (0, 0), (0, c.qk_rope_head_dim)])
+        w_uk, w_uv = mx.split(w, [c.qk_nope_head_dim], axis=1)
+        copy = mx.eye(c.qk_rope_head_dim, c.kv_lora_rank + c.qk_rope_head_dim, c.kv_lora_rank)
+        copy = mx.broadcast_to(copy.astype(dtype), (w.shape[0], *copy.shape))
+        return mx.concatenate([w_uk, copy], axis=1), w_uv
 
     def _head_matrices(self) -> tuple[list[mx.array], list[mx.array]]:
         """W_UK [H, N, C] and W_UV [H, V, C] out of kv_b_proj. Of a plain matrix they are views; of
@@ -120,23 +158,3 @@ class MLA(nn.Module):
         if isinstance(self.kv_b_proj, QuantizedLinear):
             return quantized_matmul(x, w, self.kv_b_proj.spec, transpose)
         return x @ (w[0].swapaxes(-1, -2) if transpose else w[0])
-
-
-def attention(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, segments: mx.array | None
-) -> mx.array:
-    """Causal softmax(scale q k^T) v; q [B, H, L, D], k [B, 1|H, S, D], v [B, 1|H, S, V] -> [B, H,
-    L, V].
-
-    MLX's fused kernel aligns the last query with the last key. With `segments` the scores are made
-    explicitly: the kernel's gradient with an array mask fails in bfloat16 on CUDA (MLX 0.32.4).
-    """
-    if segments is None:
-        mask = "causal" if q.shape[2] > 1 else None
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
-    L = q.shape[2]
-    visible = mx.arange(L)[:, None] >= mx.arange(L)
-    visible = visible & (segments[:, None, :, None] == segments[:, None, None, :])
-    scores = (q * scale) @ k.swapaxes(-1, -2)
-    low = mx.array(mx.finfo(scores.dtype).min, scores.dtype)
-    return mx.softmax(mx.where(visible, scores, low), axis=-1, precise=True) @ v

@@ -57,8 +57,8 @@ def softmax_scale(config: ModelConfig) -> float:
 
 
 class YarnRope:
-    """Rotate the last axis of x by its positions offset, offset + 1, ... along the axis before
-    it."""
+    """Rotate the last axis of x by its positions offset, offset + 1, ... along the axis before it;
+    `offset` int32 [B]: each sequence by its own."""
 
     def __init__(self, config: ModelConfig):
         self.dims = config.qk_rope_head_dim
@@ -71,8 +71,8 @@ class YarnRope:
                 scaling.factor, scaling.mscale_all_dim
             )
 
-    def __call__(self, x: mx.array, offset: int = 0) -> mx.array:
-        """x [..., L, dims] -> the same shape."""
+    def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
+        """x [B, ..., L, dims] -> the same shape."""
         if self.mscale != 1.0:
             x = x * self.mscale
         return mx.fast.rope(
