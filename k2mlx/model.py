@@ -6,15 +6,22 @@ The module tree carries the checkpoint's names; only the experts differ, which a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from .cache import BatchCache, BatchLayer, LatentCache
 from .config import ModelConfig
+from .nn.attention import latent_attention
 from .nn.mla import MLA
 from .nn.moe import MLP, MoE
 from .nn.quant import quantize_modules
+
+MOST_AT_ONCE = 32  # sequences of a compiled step
+Traced = Callable[..., list[mx.array]]
 
 
 class DecoderLayer(nn.Module):
@@ -39,6 +46,9 @@ class DecoderLayer(nn.Module):
         router_load: list[mx.array] | None = None,
     ) -> mx.array:
         x = x + self.self_attn(self.input_layernorm(x), cache, segments)
+        return self.feed_forward(x, router_load)
+
+    def feed_forward(self, x: mx.array, router_load: list[mx.array] | None = None) -> mx.array:
         h = self.post_attention_layernorm(x)
         return x + (self.mlp(h, router_load) if isinstance(self.mlp, MoE) else self.mlp(h))
 
@@ -53,6 +63,66 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
 
+def decodes_compiled(tokens: mx.array) -> bool:
+    """Whether DecodeStep does this step. On a CPU mx.compile would start g++ for every function."""
+    return tokens.shape[1] == 1 and tokens.size <= MOST_AT_ONCE and mx.default_device() != mx.cpu
+
+
+class DecodeStep:
+    """One new token a sequence, with everything between two looks into the cache compiled.
+
+    A step is a few hundred small operations, and on a GPU building and launching them takes the
+    host longer than the device computes. What lies between attention in layer i and attention in
+    layer i + 1 has the same shapes at every step: so it is traced once, and its small operations
+    become few. The weights are constants of the trace: `Model.update` drops it.
+    """
+
+    def __init__(self, decoder: Decoder):
+        self._decoder = decoder
+        for layer in decoder.layers:
+            layer.self_attn.latent_matrices()  # made here: in a trace they would be made each time
+        last = len(decoder.layers) - 1
+        self._enter = mx.compile(self._queries(0))
+        self._between = [mx.compile(self._after_attention(i)) for i in range(last)]
+        self._leave = mx.compile(self._after_attention(last))
+
+    def __call__(self, tokens: mx.array, cache: list[LatentCache] | BatchCache) -> mx.array:
+        """tokens [B, 1] -> states after the final norm [B, 1, H]; extends the cache."""
+        decoder, offset = self._decoder, cache[0].offset
+        lengths = offset if isinstance(offset, mx.array) else None
+        places = mx.array([offset]) if lengths is None else lengths
+        x = decoder.embed_tokens(tokens).astype(decoder.norm.weight.dtype)
+        q, rows = self._enter(x, places)
+        for i, layer in enumerate(decoder.layers):
+            seen = cache[i].append(rows)
+            latent = latent_attention(q, seen, layer.self_attn.scale, lengths)
+            if i < len(self._between):
+                x, q, rows = self._between[i](x, latent, places)
+        if isinstance(cache, BatchCache):
+            cache.advance(1)
+        return self._leave(x, latent, places)[0]
+
+    def _queries(self, index: int) -> Traced:
+        layer = self._decoder.layers[index]
+
+        def queries(x: mx.array, places: mx.array) -> list[mx.array]:
+            q_nope, q_rope, rows = layer.self_attn.project(layer.input_layernorm(x), places)
+            return [layer.self_attn.latent_queries(q_nope, q_rope), rows]
+
+        return queries
+
+    def _after_attention(self, index: int) -> Traced:
+        layer, last = self._decoder.layers[index], index + 1 == len(self._decoder.layers)
+        queries = None if last else self._queries(index + 1)
+
+        def after_attention(x: mx.array, latent: mx.array, places: mx.array) -> list[mx.array]:
+            attention = layer.self_attn
+            x = layer.feed_forward(x + attention.merge(attention.from_latent(latent)))
+            return [self._decoder.norm(x)] if queries is None else [x, *queries(x, places)]
+
+        return after_attention
+
+
 class Model(nn.Module):
     """tokens [B, L] -> logits [B, L, V]. Weights are lazy: nothing is allocated before it is
     used."""
@@ -64,6 +134,7 @@ class Model(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.quantization is not None:
             quantize_modules(self, config.quantization)
+        self._decode: DecodeStep | None = None
 
     def __call__(
         self, tokens: mx.array, cache: list[LatentCache] | BatchCache | None = None
@@ -95,6 +166,9 @@ class Model(nn.Module):
         (without cache): tokens see only their own segment. router_load: a list that gets one [E]
         count of chosen pairs a MoE layer.
         """
+        if cache is not None and decodes_compiled(tokens):
+            self._decode = self._decode or DecodeStep(self.model)
+            return self._decode(tokens, cache)
         # Training keeps the embedding in float32; the layers' type is the norms'.
         x = self.embed(tokens).astype(self.model.norm.weight.dtype)
         for i, layer in enumerate(self.layers):
@@ -111,6 +185,11 @@ class Model(nn.Module):
         """An empty cache for several sequences that go on together; takes caches of the same
         bits."""
         return BatchCache(len(self.layers), bits, self.config.kv_lora_rank)
+
+    def update(self, parameters: dict[str, Any], strict: bool = True) -> nn.Module:
+        """As of every module; what was compiled with the old values is dropped."""
+        self._decode = None
+        return super().update(parameters, strict)
 
     def named_parameters(self) -> dict[str, mx.array]:
         """Every array by its path in the module tree, such as `model.norm.weight`."""

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlx.utils import tree_map
 
+from k2mlx import model as model_module
 from k2mlx.model import Model
 from tests.models import TINY, build, random_config, random_model, random_weights
 from tests.reference import k2
@@ -137,3 +139,40 @@ def test_reset_depends_on_the_seed_alone():
     tokens = mx.array([[1, 2, 3]])
     assert mx.array_equal(a(tokens), b(tokens)).item()
     assert not mx.array_equal(a(tokens), c(tokens)).item()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_compiled_step_of_a_gpu(seed, monkeypatch):
+    """The same numbers on whatever device is here, with one cache and with a batch of lengths."""
+    model = random_model(seed)
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(0, model.config.vocab_size, n).tolist() for n in rng.integers(1, 20, 3)]
+    steps = rng.integers(0, model.config.vocab_size, (3, 5, 1)).tolist()
+
+    def run(compiled: bool) -> list[mx.array]:
+        monkeypatch.setattr(
+            model_module, "decodes_compiled", lambda t: compiled and t.shape[1] == 1
+        )
+        batch, out = model.make_batch_cache(), []
+        for prompt, tokens in zip(prompts, steps, strict=True):
+            cache = model.make_cache()
+            model(mx.array([prompt]), cache)
+            batch.admit(cache)
+            out += [model(mx.array([token]), cache) for token in tokens]
+        out += [model(mx.array([s[i] for s in steps]), batch) for i in range(5)]
+        return out
+
+    for got, wanted in zip(run(True), run(False), strict=True):
+        assert mx.abs(got - wanted).max().item() <= 1e-5 * mx.abs(wanted).max().item()
+
+
+def test_a_compiled_step_is_dropped_with_its_weights(monkeypatch):
+    monkeypatch.setattr(model_module, "decodes_compiled", lambda t: t.shape[1] == 1)
+    model = random_model(1)
+    token = mx.array([[5]])
+    before = model(token, model.make_cache())
+    model.update(tree_map(lambda v: v * 0.5, model.parameters()))
+    after = model(token, model.make_cache())
+    monkeypatch.setattr(model_module, "decodes_compiled", lambda t: False)
+    assert not mx.allclose(before, after).item()
+    assert mx.allclose(after, model(token, model.make_cache()), atol=1e-6).item()

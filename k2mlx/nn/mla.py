@@ -54,25 +54,32 @@ class MLA(nn.Module):
     ) -> mx.array:
         """With `segments` [B, L] a token sees only earlier tokens of its own segment (packed
         training)."""
+        L, offset = x.shape[1], 0 if cache is None else cache.offset
+        q_nope, q_rope, new = self.project(x, offset)
+        rows: Rows = new if cache is None else cache.append(new)
+        if isinstance(offset, mx.array):
+            return self.merge(self.absorbed(q_nope, q_rope, rows, offset))
+        if segments is None and self.absorbed_is_cheaper(L, rows.shape[1]):
+            return self.merge(self.absorbed(q_nope, q_rope, rows))
+        return self.merge(self.plain(q_nope, q_rope, rows, segments))
+
+    def project(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """x [B, L, hidden] -> q_nope [B, H, L, N], q_rope [B, H, L, R], and the rows [B, L, C + R]
+        to be cached."""
         B, L, _ = x.shape
-        offset = 0 if cache is None else cache.offset
         q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
         q_BHLD = q.reshape(B, L, self.config.num_attention_heads, -1).transpose(0, 2, 1, 3)
         q_nope, q_rope = mx.split(q_BHLD, [self.config.qk_nope_head_dim], axis=-1)
         c, k_rope = mx.split(self.kv_a_proj_with_mqa(x), [self.config.kv_lora_rank], axis=-1)
         # The key that all heads share turns with the queries, as one head more.
         turned = self._rope(mx.concatenate([q_rope, k_rope[:, None]], axis=1), offset)
-        rows: Rows = mx.concatenate([self.kv_a_layernorm(c), turned[:, -1]], axis=-1)
-        if cache is not None:
-            rows = cache.append(rows)
-        q_rope = turned[:, :-1]
-        if isinstance(offset, mx.array):
-            out_BHLV = self.absorbed(q_nope, q_rope, rows, offset)
-        elif segments is None and self.absorbed_is_cheaper(L, rows.shape[1]):
-            out_BHLV = self.absorbed(q_nope, q_rope, rows)
-        else:
-            out_BHLV = self.plain(q_nope, q_rope, rows, segments)
-        return self.o_proj(out_BHLV.transpose(0, 2, 1, 3).reshape(B, L, -1))
+        rows = mx.concatenate([self.kv_a_layernorm(c), turned[:, -1]], axis=-1)
+        return q_nope, turned[:, :-1], rows
+
+    def merge(self, out: mx.array) -> mx.array:
+        """The heads' outputs [B, H, L, V] -> [B, L, hidden]."""
+        B, _, L, _ = out.shape
+        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, L, -1))
 
     def absorbed_is_cheaper(self, new: int, total: int) -> bool:
         """Multiplications a head, of L new tokens that see P = L S - L (L - 1) / 2 rows in all.
@@ -113,11 +120,19 @@ class MLA(nn.Module):
         """Attend in the latent space: one shared key [c, k_rope] and value c for all heads. Shapes
         as `plain`; offset [B]: how many rows each sequence had before the new ones, where that
         differs."""
-        w_uk, w_uv = self._head_matrices()
-        q = mx.concatenate([self._by_head(q_nope, w_uk, transpose=False), q_rope], axis=-1)
-        # The values are c, and with them k_rope, to be dropped: less work than copying c out of k.
-        latent = latent_attention(q, rows, self.scale, offset)[..., : self.config.kv_lora_rank]
-        return self._by_head(latent, w_uv, transpose=True)
+        q = self.latent_queries(q_nope, q_rope)
+        return self.from_latent(latent_attention(q, rows, self.scale, offset))
+
+    def latent_queries(self, q_nope: mx.array, q_rope: mx.array) -> mx.array:
+        """Queries moved into the latent space, [B, H, L, C + R]."""
+        w_uk, _ = self.latent_matrices()
+        return mx.concatenate([self._by_head(q_nope, w_uk, transpose=False), q_rope], axis=-1)
+
+    def from_latent(self, latent: mx.array) -> mx.array:
+        """What `latent_attention` gives, [B, H, L, C + R], in each head's values: [B, H, L, V]."""
+        # The values were the whole rows, with k_rope: less work than copying c out of them.
+        _, w_uv = self.latent_matrices()
+        return self._by_head(latent[..., : self.config.kv_lora_rank], w_uv, transpose=True)
 
     def _row_matrices(self, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
         """What makes a head's key [H, N + R, C + R] and value [H, V, C + R] out of a row [c,
@@ -137,7 +152,7 @@ class MLA(nn.Module):
         copy = mx.broadcast_to(copy.astype(dtype), (w.shape[0], *copy.shape))
         return mx.concatenate([w_uk, copy], axis=1), w_uv
 
-    def _head_matrices(self) -> tuple[list[mx.array], list[mx.array]]:
+    def latent_matrices(self) -> tuple[list[mx.array], list[mx.array]]:
         """W_UK [H, N, C] and W_UV [H, V, C] out of kv_b_proj. Of a plain matrix they are views; of
         a quantised one, whose kernels would copy a view on every call, copies kept until it
         changes."""

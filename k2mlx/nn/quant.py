@@ -126,6 +126,15 @@ class QuantizedMatrix(nn.Module):
             self._made = (self.scales, symmetric_biases(self.scales))
         return [self.weight, *self._made]
 
+    def expanded(self, start: int, stop: int) -> mx.array:
+        """Matrices start..stop of a stack, or these rows of a single one, in floating point."""
+        weight, scales = self.weight[start:stop], self.scales[start:stop]
+        if kernels.usable(self.spec, scales.dtype, self.shape):
+            return kernels.expand(weight, scales)
+        symmetric = self.spec.mode == "symmetric"
+        biases = symmetric_biases(scales) if symmetric else self.biases[start:stop]
+        return mx.dequantize(weight, scales, biases, self.spec.group_size, self.spec.bits)
+
 
 class QuantizedLinear(QuantizedMatrix):
     """A matrix [O, I] without bias: x [..., I] -> [..., O]."""
@@ -158,15 +167,6 @@ class QuantizedExpertLinear(QuantizedMatrix):
         if kernels.usable(self.spec, self.scales.dtype, self.shape):
             return [self.weight, self.scales, symmetric_biases(self.scales)]
         return super().parts
-
-    def expanded(self, start: int, stop: int) -> mx.array:
-        """The matrices of experts start..stop in floating point, [stop - start, O, I]."""
-        weight, scales = self.weight[start:stop], self.scales[start:stop]
-        if kernels.usable(self.spec, scales.dtype, self.shape):
-            return kernels.expand(weight, scales)
-        symmetric = self.spec.mode == "symmetric"
-        biases = symmetric_biases(scales) if symmetric else self.biases[start:stop]
-        return mx.dequantize(weight, scales, biases, self.spec.group_size, self.spec.bits)
 
     def __call__(self, x: mx.array, indices: mx.array, in_order: bool) -> mx.array:
         return mx.gather_qmm(
