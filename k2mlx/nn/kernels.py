@@ -34,8 +34,8 @@ DOWN_ROWS, DOWN_GROUPS = 2, 2
 
 
 def usable(spec: QuantSpec, dtype: mx.Dtype, shape: tuple[int, ...]) -> bool:
-    """Whether experts [E, O, I] stored so can run here with activations of this dtype."""
-    fits = shape[1] % 8 == 0 and shape[2] % 32 == 0  # the kernels' blocks; gate and up are two
+    """Whether experts [..., O, I] stored so can run here with activations of this dtype."""
+    fits = shape[-2] % 8 == 0 and shape[-1] % 32 == 0  # the kernels' blocks; gate and up are two
     return spec.mode == "symmetric" and dtype == mx.bfloat16 and fits and dialect() is not None
 
 
