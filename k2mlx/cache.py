@@ -52,6 +52,7 @@ class QuantizedRows:
 
 
 Rows = mx.array | QuantizedRows  # as attention reads them
+Places = tuple[mx.array, mx.array]
 Parts = dict[str, mx.array]  # as they are stored: axis 1 is the position in each
 
 
@@ -166,7 +167,8 @@ class BatchCache:
         self.lengths: list[int] = []
         self._bits, self._rank = bits, rank
         self._layers = [BatchLayer(self) for _ in range(layers)]
-        self._where: tuple[int, mx.array, tuple[mx.array, mx.array]] | None = None
+        self._row_bytes = 0
+        self._places: dict[int, Places] = {}
 
     @property
     def form(self) -> str:
@@ -181,9 +183,7 @@ class BatchCache:
     def bytes_for(self, lengths: Sequence[int]) -> int:
         """Bytes that slots of these lengths take; 0 while nothing was ever admitted. While the
         slots are made larger one layer has both the old and the new."""
-        parts = [part for layer in self._layers for part in layer.parts.values()]
-        a_row = sum(part.nbytes // (part.shape[0] * part.shape[1]) for part in parts)
-        return len(lengths) * _room(max(lengths, default=0)) * a_row
+        return len(lengths) * _room(max(lengths, default=0)) * self._row_bytes
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -205,7 +205,9 @@ class BatchCache:
         self.lengths.append(length)
         for layer, one in zip(self._layers, cache, strict=True):
             layer.write(len(self) - 1, one.export(0, length))
-        self._where = None
+        parts = [part for layer in self._layers for part in layer.parts.values()]
+        self._row_bytes = sum(part.nbytes // (part.shape[0] * part.shape[1]) for part in parts)
+        self._places.clear()
         return len(self) - 1
 
     def take(self, slot: int) -> list[LatentCache]:
@@ -229,28 +231,28 @@ class BatchCache:
         self.lengths.pop()
         for layer in self._layers:
             layer.shrink()
-        self._where = None
+        self._places.clear()
 
     def trim(self, slot: int, count: int) -> None:
         """Forget the last `count` tokens of a slot, leaving one or more."""
         if not 0 <= count < self.lengths[slot]:
             raise ValueError(f"trim: got {count}, wanted 0 to {self.lengths[slot] - 1}")
         self.lengths[slot] -= count
-        self._where = None
+        self._places.clear()
 
     def advance(self, new: int) -> None:
         """Count the rows that every layer has appended to every slot; the model calls it."""
         self.lengths = [length + new for length in self.lengths]
-        self._where = None
+        self._places.clear()
 
-    def places(self, new: int) -> tuple[mx.array, tuple[mx.array, mx.array]]:
-        """Lengths int32 [B], and the (slot, position) [B, 1], [B, new] of `new` rows after them:
-        made once for all layers of a step."""
-        if self._where is None or self._where[0] != new:
-            offset = mx.array(self.lengths, mx.int32)
-            place = (mx.arange(len(self))[:, None], offset[:, None] + mx.arange(new))
-            self._where = (new, offset, place)
-        return self._where[1:]
+    def places(self, new: int) -> Places:
+        """Where `new` rows a slot go: slots [B, 1] and positions [B, new], int32; made once for all
+        layers of a step. With new = 0 the positions are the lengths, [B, 1]."""
+        if new not in self._places:
+            lengths = mx.array(self.lengths, mx.int32)[:, None]
+            slots = mx.arange(len(self), dtype=mx.int32)[:, None]
+            self._places[new] = slots, lengths + mx.arange(max(new, 1), dtype=mx.int32)
+        return self._places[new]
 
 
 class BatchLayer:
@@ -263,7 +265,7 @@ class BatchLayer:
     @property
     def offset(self) -> mx.array:
         """How many tokens each sequence has, int32 [B]."""
-        return self._batch.places(1)[0]
+        return self._batch.places(0)[1][:, 0]
 
     def append(self, rows: mx.array) -> Rows:
         """Add rows [B, L, C + R], to each sequence after its own last; returns [B, S, C + R] where
@@ -271,7 +273,7 @@ class BatchLayer:
         batch, new = self._batch, rows.shape[1]
         if rows.shape[0] != len(batch):
             raise ValueError(f"batch: got {rows.shape[0]} sequences, wanted {len(batch)}")
-        _, place = batch.places(new)
+        place = batch.places(new)
         longest = max(batch.lengths) + new
         for name, part in _encode(rows, batch._rank, batch._bits).items():
             buffer = self._sized(name, part, len(batch), longest)
@@ -293,6 +295,8 @@ class BatchLayer:
     def shrink(self) -> None:
         """Allocate anew when half or less of the slots or of the positions is needed."""
         slots, room = len(self._batch), _room(max(self._batch.lengths, default=0))
+        if not slots:
+            self.parts = {}
         for name, buffer in self.parts.items():
             if 2 * slots <= buffer.shape[0] or 2 * room <= buffer.shape[1]:
                 self.parts[name] = mx.contiguous(buffer[:slots, :room])

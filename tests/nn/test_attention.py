@@ -31,7 +31,7 @@ def small_tiles(scores: int, expanded: int, block: int = 8192, align: int = 4):
 
 
 def reference(q, k, v, scale, last):
-    """Query l of sequence b sees keys up to last[b][l]. q [B, H, L, D], k and v [B, H, S, *]."""
+    """Query l of sequence b sees the keys up to last[b][l]. q [B, H, L, D], k, v [B, H, S, *]."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     out = np.zeros((*q.shape[:3], v.shape[-1]))
     for b, h, l in np.ndindex(*q.shape[:3]):
