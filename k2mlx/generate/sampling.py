@@ -123,13 +123,8 @@ def sample_each(logits_BV: mx.array, keys_B2: mx.array | None, sampling: Samplin
         return mx.argmax(logits_BV, axis=-1)
     assert keys_B2 is not None
     scores_BV = _scores(logits_BV, sampling)
-    if len(scores_BV) == 1:
-        return mx.random.categorical(scores_BV, key=keys_B2[0])
-    return mx.vmap(_one)(scores_BV, keys_B2)
-
-
-def _one(scores_V: mx.array, key: mx.array) -> mx.array:
-    return mx.random.categorical(scores_V, key=key)
+    rows = zip(mx.split(scores_BV, len(scores_BV)), keys_B2, strict=True)
+    return mx.concatenate([mx.random.categorical(row, key=key) for row, key in rows])
 
 
 def _scores(logits_BV: mx.array, sampling: Sampling) -> mx.array:

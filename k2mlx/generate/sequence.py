@@ -82,7 +82,10 @@ class Sequence:
         return new
 
     def rewind(self, count: int) -> None:
-        """Take back the last `count` tokens given out, and what was computed from them."""
+        """End here, without the last `count` tokens given out; the cache holds none of them then.
+
+        Not to be advanced any more.
+        """
         given = len(self.tokens) - self._prompt
         assert 0 <= count <= given, (count, given)
         if count:

@@ -25,8 +25,8 @@ _WORTH = 1.05  # expected tokens a plain step's time, below which speculation is
 
 # The account, in plain steps: what speculation may lose. It starts with a few steps to learn from,
 # earns a share of every plain step, and gains count up to a bound.
-_OPENING = 4.0
-_SHARE = 0.02
+_OPENING = 2.0
+_SHARE = 0.015
 _MOST = 16.0
 
 _LENGTHS = (5, 8, 16)  # matches shorter than this, than that, ...: each class has its own chances
