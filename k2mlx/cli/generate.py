@@ -41,6 +41,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     option("--top-k", int, 0, "K", "choose among the K likeliest; 0 for all")
     option("--min-p", float, 0.0, "P", "drop tokens less likely than P times the likeliest")
     option("--seed", int, None, "N", "the same seed gives the same text")
+    parser.add_argument(
+        "--speculate",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="guess repeated text and check several tokens at once where it pays; same tokens",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
@@ -61,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     )
     path = find_model(args.model)
     bar = ProgressBar(sys.stderr) if sys.stderr.isatty() else None
-    with Engine(lambda: load(path), chunk=CHUNK) as engine:
+    with Engine(lambda: load(path), chunk=CHUNK, speculate=args.speculate) as engine:
         if args.raw:
             answer = engine.submit(engine.tokenizer.encode(prompt), sampling, bar)
             pieces = _raw_pieces(engine, answer)
@@ -144,6 +150,8 @@ def _report(engine: "Engine", text: str, stats: "Stats") -> dict[str, Any]:
         "finish_reason": stats.finish_reason,
         "prompt_tokens": stats.prompt_tokens,
         "completion_tokens": stats.completion_tokens,
+        "drafted_tokens": stats.drafted_tokens,
+        "accepted_tokens": stats.accepted_tokens,
         "first_token_seconds": stats.first_token_seconds,
         "seconds": stats.seconds,
         "prompt_tokens_per_second": stats.prompt_tokens_per_second,
@@ -156,9 +164,11 @@ def _report(engine: "Engine", text: str, stats: "Stats") -> dict[str, Any]:
 
 
 def _summary(stats: "Stats") -> str:
+    drafted = stats.drafted_tokens
+    guessed = f" {stats.accepted_tokens} of {drafted} guesses right;" if drafted else ""
     return (
         f"[prompt {stats.prompt_tokens} tokens, {stats.prompt_tokens_per_second:.0f}/s;"
-        f" answer {stats.completion_tokens} tokens, {stats.tokens_per_second:.0f}/s;"
+        f" answer {stats.completion_tokens} tokens, {stats.tokens_per_second:.0f}/s;{guessed}"
         f" {stats.peak_memory / 1e6:.0f} MB at most]"
     )
 

@@ -23,6 +23,7 @@ from k2mlx.generate.info import EngineInfo, Ready, describe
 from k2mlx.generate.prefix import PrefixSlot
 from k2mlx.generate.sampling import Sampling
 from k2mlx.generate.sequence import Sequence
+from k2mlx.generate.speculate import Costs, Drafts
 from k2mlx.load import Loaded
 from k2mlx.model import Model
 from k2mlx.tokenizer import Tokenizer
@@ -47,14 +48,23 @@ class Engine:
 
     load: called on the engine's thread. chunk: prompt tokens computed at a time. reuse: keep the
     last conversation's cache, so that a prompt that goes on from it computes only what is new.
+    speculate: guess tokens that repeat what came before, and check several in one step where that
+    saves time; the tokens are the same (see `speculate`).
 
     Close it, use it in `with`, or drop it: its work ends and the model is freed.
     """
 
-    def __init__(self, load: Callable[[], Loaded], *, chunk: int = 512, reuse: bool = True) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Loaded],
+        *,
+        chunk: int = 512,
+        reuse: bool = True,
+        speculate: bool = False,
+    ) -> None:
         if chunk < 1:
             raise RequestError(f"chunk: got {chunk}, wanted 1 or more prompt tokens at a time")
-        self._worker = _Worker(load, chunk, reuse)
+        self._worker = _Worker(load, chunk, reuse, speculate)
         # The thread holds the worker, not the engine, so a dropped engine can be collected.
         weakref.finalize(self, self._worker.stop).atexit = False
         thread.run(self._worker.run)
@@ -144,13 +154,16 @@ def _check_prompt(prompt: list[int], context: int, vocabulary: int) -> None:
 class _Worker:
     """What lives on the engine's thread. `step` is: schedule, run, postprocess."""
 
-    def __init__(self, load: Callable[[], Loaded], chunk: int, reuse: bool) -> None:
+    def __init__(
+        self, load: Callable[[], Loaded], chunk: int, reuse: bool, speculate: bool
+    ) -> None:
         self.settled = threading.Event()  # loading has ended, well or badly
         self.ended = threading.Event()  # nothing will run any more
         self.ident: int | None = None
         self._load = load
         self._chunk = chunk
         self._slot = PrefixSlot() if reuse else None
+        self._costs = Costs() if speculate else None
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._ready: Ready | None = None
         self._error: BaseException | None = None
@@ -214,8 +227,8 @@ class _Worker:
         try:
             if self._sequence is None:
                 self._sequence = self._begin(job)
-            token = self._sequence.advance()
-            self._postprocess(job, self._sequence, token)
+            tokens = self._sequence.advance()
+            self._postprocess(job, self._sequence, tokens)
         except Exception as error:  # the request's own; the engine goes on with the next
             self._finish(job, "error", error)
         return True
@@ -247,29 +260,35 @@ class _Worker:
             limit=job.limit,
             chunk=self._chunk,
             cache=cache,
+            drafts=Drafts(self._costs) if self._costs else None,
         )
         job.channel.stats.seed = sequence.seed
         return sequence
 
-    def _postprocess(self, job: Job, sequence: Sequence, token: int | None) -> None:
+    def _postprocess(self, job: Job, sequence: Sequence, tokens: list[int]) -> None:
         """Tell the reader what the step brought, and end the request where it ends."""
         stats, now = job.channel.stats, time.perf_counter()
         total = stats.prompt_tokens
-        if token is None:
+        if not tokens:
             if job.on_progress:
                 job.on_progress(sequence.filled, total)
             return
         stats.seconds = now - job.channel.submitted
-        if len(sequence.tokens) == total + 1:
+        if sequence.drafts:
+            stats.drafted_tokens = sequence.drafts.drafted
+            stats.accepted_tokens = sequence.drafts.accepted
+        if len(sequence.tokens) == total + len(tokens):
             stats.prompt_seconds = now - self._began
             stats.first_token_seconds = stats.seconds
             if job.on_progress:
                 job.on_progress(total, total)
-        if token in job.ends:
-            self._finish(job, "stop")
-            return
-        stats.completion_tokens += 1
-        job.channel.put(token)
+        for i, token in enumerate(tokens):
+            if token in job.ends:
+                sequence.rewind(len(tokens) - i - 1)  # guesses that were right, but after the end
+                self._finish(job, "stop")
+                return
+            stats.completion_tokens += 1
+            job.channel.put(token)
         if stats.completion_tokens >= job.limit:
             self._finish(job, "length")
 

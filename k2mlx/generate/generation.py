@@ -22,7 +22,8 @@ class Stats:
 
     Units: seconds by the wall clock, bytes. `prompt_seconds` is computing the prompt, up to the
     first token; `first_token_seconds` and `seconds` count from submission, waiting included.
-    `completion_tokens` leaves out the token that ended the answer; `peak_memory` is MLX's
+    `completion_tokens` leaves out the token that ended the answer. `drafted_tokens` were guessed
+    and checked (`speculate`), `accepted_tokens` of them were right. `peak_memory` is MLX's
     allocator's, weights included, measured from the start of this request.
     """
 
@@ -31,6 +32,8 @@ class Stats:
     prompt_seconds: float = 0.0
     first_token_seconds: float = 0.0
     completion_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     seconds: float = 0.0
     finish_reason: FinishReason | None = None
     peak_memory: int = 0

@@ -18,6 +18,7 @@ import mlx.core as mx
 from k2mlx.errors import RequestError
 
 _NEVER = -float("inf")
+_KEYS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,44 @@ def sample(logits_BV: mx.array, key: mx.array | None, sampling: Sampling) -> mx.
     """
     if sampling.temperature == 0:
         return mx.argmax(logits_BV, axis=-1)
+    return mx.random.categorical(_scores(logits_BV, sampling), key=key)
+
+
+def sample_each(logits_BV: mx.array, keys_B2: mx.array | None, sampling: Sampling) -> mx.array:
+    """Next tokens [B] from logits [B, V], row i by key i: what `sample` gives for each row alone.
+
+    The keys are not used at temperature 0.
+    """
+    if sampling.temperature == 0:
+        return mx.argmax(logits_BV, axis=-1)
+    assert keys_B2 is not None
+    scores_BV = _scores(logits_BV, sampling)
+    rows = zip(mx.split(scores_BV, len(scores_BV)), keys_B2, strict=True)
+    return mx.concatenate([mx.random.categorical(row, key=key) for row, key in rows])
+
+
+def _scores(logits_BV: mx.array, sampling: Sampling) -> mx.array:
     logprobs_BV = log_probabilities(logits_BV)
     logprobs_BV = apply_top_p(logprobs_BV, sampling.top_p)
     logprobs_BV = apply_min_p(logprobs_BV, sampling.min_p)
     logprobs_BV = apply_top_k(logprobs_BV, sampling.top_k)
-    return mx.random.categorical(logprobs_BV * (1.0 / sampling.temperature), key=key)
+    return logprobs_BV * (1.0 / sampling.temperature)
+
+
+class Keys:
+    """The random keys of a request's tokens; they depend on the seed and the token's place."""
+
+    def __init__(self, seed: int) -> None:
+        self._next = mx.random.key(seed)
+        self._batches: list[mx.array] = []
+
+    def at(self, start: int, count: int = 1) -> mx.array:
+        """The keys [count, 2] of the tokens start .. start + count of the answer."""
+        while len(self._batches) * _KEYS_AT_ONCE < start + count:
+            batch = mx.random.split(self._next, _KEYS_AT_ONCE + 1)
+            self._batches.append(batch[:_KEYS_AT_ONCE])
+            self._next = batch[_KEYS_AT_ONCE]
+        first, last = start // _KEYS_AT_ONCE, (start + count - 1) // _KEYS_AT_ONCE
+        batches = self._batches[first : last + 1]
+        rows = batches[0] if len(batches) == 1 else mx.concatenate(batches)
+        return rows[start - first * _KEYS_AT_ONCE :][:count]

@@ -1,34 +1,27 @@
-"""One request's work on the device: its prompt in chunks, then a token a step.
+"""One request's work on the device: its prompt in chunks, then tokens step by step.
 
 Everything here runs on the engine's thread.
 """
 
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
+from typing import cast
 
 import mlx.core as mx
 
 from k2mlx.cache import LatentCache
-from k2mlx.generate.sampling import Sampling, sample
+from k2mlx.generate.sampling import Keys, Sampling, sample_each
+from k2mlx.generate.speculate import Drafts
 from k2mlx.model import Model
-
-_KEYS_AT_ONCE = 64
-
-
-def keys(seed: int) -> Iterator[mx.array]:
-    """The random keys of a request's tokens, one after another; they depend on the seed alone."""
-    key = mx.random.key(seed)
-    while True:
-        batch = mx.random.split(key, _KEYS_AT_ONCE + 1)
-        key = batch[_KEYS_AT_ONCE]
-        for i in range(_KEYS_AT_ONCE):
-            yield batch[i]
 
 
 class Sequence:
     """The state of one request between steps.
 
-    `tokens` are the prompt and every token sampled since; the cache holds a prefix of them.
+    `tokens` are the prompt and every token given out since. The cache holds a prefix of them:
+    once the prompt is computed, all but the last, and the last too while its next token is being
+    computed ahead. Guesses (`drafts`) are in neither between steps.
     """
 
     def __init__(
@@ -41,53 +34,140 @@ class Sequence:
         limit: int,
         chunk: int,
         cache: list[LatentCache] | None = None,
+        drafts: Drafts | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.tokens = list(prompt)
         self.cache = model.make_cache() if cache is None else cache
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
-        self._model, self._sampling = model, sampling
+        self.drafts = drafts
+        self._model, self._sampling, self._clock = model, sampling, clock
         self._prompt = len(prompt)
         self._vocabulary, self._limit, self._chunk = vocabulary, limit, chunk
-        self._keys = keys(self.seed) if sampling.temperature > 0 else None
+        self._keys = Keys(self.seed)
         self._ahead: mx.array | None = None  # the token being computed, [1]
+        self._chained = False  # it was launched before the token ahead of it was known
+        self._arrived: float | None = None  # when the last token was
 
     @property
     def filled(self) -> int:
         """How many tokens the cache holds."""
         return self.cache[0].offset
 
-    def advance(self) -> int | None:
-        """One step: a chunk of the prompt (None), or the next token of the answer.
+    @property
+    def room(self) -> int:
+        """How many tokens the answer may still get."""
+        return self._limit - (len(self.tokens) - self._prompt)
 
+    def advance(self) -> list[int]:
+        """One step: a chunk of the prompt (no tokens), or the next tokens of the answer.
+
+        More than one where guesses were right; never more than the limit leaves room for.
         The last token of the prompt is left to the first decode step, so the head never runs over
         a prompt, and of the last layer only the cache is computed there.
         """
         left = self._prompt - 1 - self.filled
         if left > 0:
             self._prefill(min(left, self._chunk))
-            return None
-        current = self._ahead
-        if current is None:
-            current = self._launch(mx.array(self.tokens[-1:]))
-        # The device gets its next step before the host waits for this one's token. When that token
-        # turns out to end the answer, the step was for nothing: cheaper than idling every time.
-        produced = len(self.tokens) - self._prompt + 1
-        self._ahead = self._launch(current) if produced < self._limit else None
-        token = current.item()
-        assert isinstance(token, int)
-        self.tokens.append(token)
-        return token
+            return []
+        assert self.room > 0
+        guesses: list[int] = []
+        if self._ahead is None:
+            guesses = self._guesses(self.room - 1)
+            if not guesses:
+                self._restart()
+        new = [self._plain()] if self._ahead is not None else self._verify(guesses)
+        if self._ahead is None and self.room > 0 and not self._guesses(self.room - 1):
+            self._restart()
+        return new
+
+    def rewind(self, count: int) -> None:
+        """End here, without the last `count` tokens given out; the cache holds none of them then.
+
+        Not to be advanced any more.
+        """
+        given = len(self.tokens) - self._prompt
+        assert 0 <= count <= given, (count, given)
+        if count:
+            del self.tokens[-count:]
+            self._ahead = None
+        self._trim(max(self.filled - len(self.tokens), 0))
 
     def _prefill(self, count: int) -> None:
         start = self.filled
         chunk = mx.array([self.tokens[start : start + count]])
         self._model.hidden(chunk, self.cache)
-        mx.eval([layer.state for layer in self.cache])
+        state = [layer.state for layer in self.cache]
+        mx.async_eval(state)
+        self._learn()
+        mx.eval(state)
+
+    def _plain(self) -> int:
+        """The token that is being computed. The device gets its next step before the host waits for
+        this one, unless guesses are likely to pay: they need the token that they follow. When the
+        token turns out to end the answer, the step was for nothing: cheaper than idling every time.
+        """
+        current, chained = self._ahead, self._chained
+        assert current is not None
+        self._learn()
+        waits = bool(self._guesses(self.room - 2))
+        self._ahead = self._launch(current) if self.room > 1 and not waits else None
+        self._chained = True
+        token = current.item()
+        assert isinstance(token, int)
+        self.tokens.append(token)
+        seconds = self._elapsed()
+        if self.drafts:
+            self.drafts.plain(token, seconds, waited=not chained)
+        return token
+
+    def _verify(self, guesses: list[int]) -> list[int]:
+        """The tokens that the model chooses after the last one and after each guess, as far as the
+        guesses are what it chooses: the same as one by one, for each has its own key."""
+        assert self.drafts is not None
+        chosen = cast(list[int], self._choose(mx.array([self.tokens[-1], *guesses])).tolist())
+        right = 0
+        while right < len(guesses) and guesses[right] == chosen[right]:
+            right += 1
+        self._trim(len(guesses) - right)
+        new = chosen[: right + 1]
+        self.tokens += new
+        self.drafts.verified(len(guesses), right, self._elapsed())
+        return new
+
+    def _guesses(self, most: int) -> list[int]:
+        """What to check in the next step, at most so many tokens; often nothing."""
+        if self.drafts is None or most < 1:
+            return []
+        self._learn()
+        return self.drafts.propose(most)
+
+    def _learn(self) -> None:
+        if self.drafts:
+            self.drafts.learn(self.tokens)
+
+    def _restart(self) -> None:
+        """Compute the next token from the last, which the host has."""
+        self._ahead, self._chained = self._launch(mx.array(self.tokens[-1:])), False
 
     def _launch(self, token: mx.array) -> mx.array:
         """Start computing the token after `token` [1], without waiting for it."""
-        logits_BLV = self._model(token[None], self.cache)
-        key = next(self._keys) if self._keys else None
-        following = sample(logits_BLV[:, -1, : self._vocabulary], key, self._sampling)
+        following = self._choose(token)
         mx.async_eval(following)
         return following
+
+    def _choose(self, tokens: mx.array) -> mx.array:
+        """The token [L] after each of `tokens` [L], which go into the cache."""
+        first = self.filled + 1 - self._prompt  # the answer's token that is chosen first
+        logits_BLV = self._model(tokens[None], self.cache)
+        keys = self._keys.at(first, tokens.size) if self._sampling.temperature > 0 else None
+        return sample_each(logits_BLV[0, :, : self._vocabulary], keys, self._sampling)
+
+    def _trim(self, count: int) -> None:
+        for layer in self.cache:
+            layer.trim(count)
+
+    def _elapsed(self) -> float | None:
+        """Seconds since the last tokens came; None for the first."""
+        last, self._arrived = self._arrived, self._clock()
+        return None if last is None else self._arrived - last
