@@ -15,10 +15,16 @@ class LatentCache:
     """
 
     step = 256
+    form = "16"  # names how rows are stored: part of every key under which they are kept
 
     def __init__(self) -> None:
         self.offset = 0
         self._rows: mx.array | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return 0 if self._rows is None else self._rows.nbytes
 
     def append(self, rows: mx.array) -> mx.array:
         """Add rows [B, L, C + R] for the positions offset .. offset + L; returns all rows so
@@ -34,6 +40,20 @@ class LatentCache:
         self._rows[:, self.offset : end] = rows
         self.offset = end
         return self._rows[:, :end]
+
+    def export(self, start: int, stop: int) -> dict[str, mx.array]:
+        """The stored arrays of the positions start .. stop, as copies that hold no more than
+        that; axis 1 is the position."""
+        if not 0 <= start <= stop <= self.offset:
+            raise ValueError(f"export: got {start} to {stop}, wanted a part of 0 to {self.offset}")
+        if self._rows is None:
+            return {}
+        return {"rows": mx.take(self._rows, mx.arange(start, stop), axis=1)}
+
+    def extend(self, parts: dict[str, mx.array]) -> None:
+        """Append what `export` of a cache of the same form gave."""
+        if parts:
+            self.append(parts["rows"])
 
     def trim(self, count: int) -> None:
         """Forget the last `count` tokens, at most all of them."""

@@ -6,6 +6,7 @@ token ids and get a Generation to read from. Requests are served in the order th
 
 import atexit
 import queue
+import sys
 import threading
 import time
 import weakref
@@ -20,7 +21,8 @@ from k2mlx.errors import K2Error, RequestError
 from k2mlx.generate import thread
 from k2mlx.generate.generation import Channel, FinishReason, Generation, Stats
 from k2mlx.generate.info import EngineInfo, Ready, describe
-from k2mlx.generate.prefix import PrefixSlot
+from k2mlx.generate.memory import PrefixSettings
+from k2mlx.generate.prefix import PrefixStore, Taken, open_store
 from k2mlx.generate.sampling import Sampling
 from k2mlx.generate.sequence import Sequence
 from k2mlx.load import Loaded
@@ -46,15 +48,22 @@ class Engine:
     """Loads a model on its own thread and answers requests there, one after another.
 
     load: called on the engine's thread. chunk: prompt tokens computed at a time. reuse: keep the
-    last conversation's cache, so that a prompt that goes on from it computes only what is new.
+    caches of earlier requests as `prefix` says, so that a prompt computes only what is new.
 
     Close it, use it in `with`, or drop it: its work ends and the model is freed.
     """
 
-    def __init__(self, load: Callable[[], Loaded], *, chunk: int = 512, reuse: bool = True) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Loaded],
+        *,
+        chunk: int = 512,
+        reuse: bool = True,
+        prefix: PrefixSettings | None = None,
+    ) -> None:
         if chunk < 1:
             raise RequestError(f"chunk: got {chunk}, wanted 1 or more prompt tokens at a time")
-        self._worker = _Worker(load, chunk, reuse)
+        self._worker = _Worker(load, chunk, (prefix or PrefixSettings()) if reuse else None)
         # The thread holds the worker, not the engine, so a dropped engine can be collected.
         weakref.finalize(self, self._worker.stop).atexit = False
         thread.run(self._worker.run)
@@ -144,13 +153,16 @@ def _check_prompt(prompt: list[int], context: int, vocabulary: int) -> None:
 class _Worker:
     """What lives on the engine's thread. `step` is: schedule, run, postprocess."""
 
-    def __init__(self, load: Callable[[], Loaded], chunk: int, reuse: bool) -> None:
+    def __init__(
+        self, load: Callable[[], Loaded], chunk: int, settings: PrefixSettings | None
+    ) -> None:
         self.settled = threading.Event()  # loading has ended, well or badly
         self.ended = threading.Event()  # nothing will run any more
         self.ident: int | None = None
         self._load = load
         self._chunk = chunk
-        self._slot = PrefixSlot() if reuse else None
+        self._settings = settings
+        self._prefix: PrefixStore | None = None
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._ready: Ready | None = None
         self._error: BaseException | None = None
@@ -187,7 +199,10 @@ class _Worker:
         self.ident = threading.get_ident()
         try:
             loaded = self._load()
-            self._model, self._ready = loaded.model, describe(loaded)
+            self._model = loaded.model
+            if self._settings is not None:
+                self._prefix = open_store(loaded, self._settings)
+            self._ready = describe(loaded, self._prefix)
             del loaded
         except BaseException as error:
             self._error = error
@@ -200,7 +215,8 @@ class _Worker:
             self._error = K2Error(f"the engine's thread died: {error!r}; restart and report this")
             self._error.__cause__ = error
         finally:
-            self._model = self._sequence = self._slot = None
+            self._close_prefix()
+            self._model = self._sequence = self._prefix = None
             mx.synchronize()
             mx.clear_cache()
             self.ended.set()
@@ -223,7 +239,7 @@ class _Worker:
     def _schedule(self) -> Job | None:
         """The request whose turn it is, waiting for one; None if there is nothing to do."""
         if self._job is None:
-            job = self._jobs.get()
+            job = self._next_job()
             if job is None or not job.channel.start():
                 return None
             self._job = job
@@ -231,14 +247,28 @@ class _Worker:
             self._finish(self._job, "cancelled")
         return self._job
 
+    def _next_job(self) -> Job | None:
+        """The next in the queue, waiting for it; the wait is used to save prefixes."""
+        while self._prefix is not None and self._jobs.empty() and self._prefix.save_some():
+            pass
+        return self._jobs.get()
+
+    def _close_prefix(self) -> None:
+        try:
+            if self._prefix is not None:
+                self._prefix.close()
+        except Exception as error:  # nobody waits for it, and the end must go on
+            print(f"k2mlx: prefix cache: not saved ({error!r})", file=sys.stderr)
+
     def _begin(self, job: Job) -> Sequence:
         """The request's state before its first step, on the last one's cache where that fits."""
         assert self._model is not None
         assert self._ready is not None
         mx.reset_peak_memory()
         self._began = time.perf_counter()
-        cache, cached = self._slot.take(job.prompt) if self._slot else (None, 0)
-        job.channel.stats.cached_tokens = cached
+        taken = self._prefix.take(job.prompt) if self._prefix is not None else Taken(None, 0)
+        job.channel.stats.cached_tokens = taken.tokens
+        job.channel.stats.disk_tokens = taken.from_disk
         sequence = Sequence(
             self._model,
             job.prompt,
@@ -246,7 +276,7 @@ class _Worker:
             vocabulary=self._ready.vocabulary,
             limit=job.limit,
             chunk=self._chunk,
-            cache=cache,
+            cache=taken.cache,
         )
         job.channel.stats.seed = sequence.seed
         return sequence
@@ -277,8 +307,8 @@ class _Worker:
         sequence, self._job, self._sequence = self._sequence, None, None
         if sequence is not None:
             job.channel.stats.peak_memory = mx.get_peak_memory()
-            if self._slot and error is None:
-                self._slot.keep(sequence.tokens[: sequence.filled], sequence.cache)
+            if self._prefix is not None and error is None:
+                self._prefix.keep(sequence.tokens[: sequence.filled], sequence.cache)
         job.channel.finish(reason, error)
 
     def _drain(self) -> None:
