@@ -7,13 +7,15 @@ The chat page and `k2mlx eval tools` use the same loop. Each round is one assist
 
 A turn ends in four other ways: cancelled, cut off by the length limit, after `max_rounds`, or when
 a round makes only calls that were made twice before (a loop that small models fall into). However
-it ends, every call in the messages has its result, so the conversation can go on from them.
+it ends, every call in the messages has its result, so the conversation can go on from them. The
+assistant's messages keep the tokens that they were sampled in, so that the next round's prompt
+begins with exactly what this round computed.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -50,6 +52,8 @@ class Stream(Protocol):
 
     @property
     def stats(self) -> Any: ...
+    @property
+    def runs(self) -> Iterable[Iterable[int]]: ...
     def __iter__(self) -> Iterator[Event]: ...
     def cancel(self) -> None: ...
 
@@ -162,7 +166,7 @@ class Turn:
             raise
         finally:
             self.stats.append(self._stream.stats)
-        self._messages.append(assistant_message(events))
+        self._messages.append(assistant_message(events, self._stream.runs))
         # A call without a name is not in the message, so it can have no result.
         calls = [event for event in events if isinstance(event, CallEnd) and event.name]
         self._calls += sum(isinstance(event, CallEnd) for event in events)

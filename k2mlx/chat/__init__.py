@@ -14,6 +14,7 @@ from k2mlx.chat.events import (
     End,
     Event,
     Reasoning,
+    SampledMessage,
     Text,
     assistant_message,
 )
@@ -29,6 +30,7 @@ from k2mlx.chat.render import (
     render,
     render_for_training,
     render_ids,
+    split_runs,
 )
 from k2mlx.chat.typescript import declare_tools
 
@@ -47,6 +49,7 @@ __all__ = [
     "Reasoning",
     "ReasoningMode",
     "RenamedCalls",
+    "SampledMessage",
     "StreamParser",
     "Text",
     "assistant_message",
@@ -62,5 +65,6 @@ __all__ = [
     "render",
     "render_for_training",
     "render_ids",
+    "split_runs",
     "stop_ids",
 ]

@@ -28,6 +28,10 @@ The envelope, without newlines between turns:
 Calls get K2's ids first (see call_ids). Arguments given as text are copied, given as an object they
 are dumped. A lone surrogate, which no tokenizer can express, becomes U+FFFD.
 
+An assistant's message that a model here has just written (events.SampledMessage) gets the very
+tokens it was sampled in, wherever they spell what is rendered, byte for byte; so the prompt says
+the same with them and without, only the splits differ, and what was computed need not be again.
+
 Source: k2-spec 4.2 and 4.3; the chat templates of Kimi-K2-Thinking and K2.5. The prompts in
 tests/golden pin the bytes of those two but for images and thinking=False.
 """
@@ -35,14 +39,16 @@ tests/golden pin the bytes of those two but for images and thinking=False.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from k2mlx.chat.call_ids import rename_calls
+from k2mlx.chat.events import SampledMessage
 from k2mlx.chat.formats import Format, find_format
 from k2mlx.chat.messages import Message, ToolSpec, check_messages, check_tools, is_image
 from k2mlx.chat.typescript import declare_tools
 from k2mlx.errors import RequestError
-from k2mlx.tokenizer import Tokenizer
+from k2mlx.tokenizer import Tokenizer, utf8
 
 ROLE_MARKERS = {"user": "<|im_user|>", "assistant": "<|im_assistant|>"}
 
@@ -56,9 +62,13 @@ class Marker:
 
 @dataclass(frozen=True)
 class Plain:
-    """A stretch of ordinary text, encoded by itself: no token reaches across a marker."""
+    """A stretch of ordinary text, encoded by itself: no token reaches across a marker.
+
+    runs: of the message that it belongs to, if that was sampled here.
+    """
 
     text: str
+    runs: tuple[tuple[int, ...], ...] = field(default=(), compare=False, repr=False)
 
 
 Piece = Marker | Plain
@@ -147,9 +157,12 @@ def pieces_to_ids(pieces: Iterable[Piece], tokenizer: Tokenizer) -> list[int]:
     tokenizer does not have.
     """
     ids: list[int] = []
+    turn = _SampledTurn()
     for piece in pieces:
         if isinstance(piece, Plain):
-            ids += tokenizer.encode(piece.text)
+            if piece.runs is not turn.runs:
+                turn = _SampledTurn(piece.runs)
+            ids += turn.next(piece.text, tokenizer) or tokenizer.encode(piece.text)
         elif piece.text == "<|media_pad|>":
             raise RequestError(
                 "messages: got an image, but k2mlx cannot see images; send text only"
@@ -164,13 +177,50 @@ def pieces_to_ids(pieces: Iterable[Piece], tokenizer: Tokenizer) -> list[int]:
     return ids
 
 
+def split_runs(tokens: Iterable[int], tokenizer: Tokenizer) -> list[list[int]]:
+    """The ordinary tokens between the markers of what a model wrote, in order."""
+    markers = set(tokenizer.special.values())
+    groups = groupby(tokens, key=lambda token: token in markers)
+    return [list(run) for is_marker, run in groups if not is_marker]
+
+
+@dataclass
+class _SampledTurn:
+    """The runs of one assistant's message, given out in order: a turn may well hold one text twice,
+    split differently."""
+
+    runs: tuple[tuple[int, ...], ...] = ()
+    used: int = 0
+
+    def next(self, text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """The next run that spells the text; none when the text was edited, was cut within a
+        character, or is another tokenizer's."""
+        wanted = utf8(text) if self.runs else b""
+        for index in range(self.used, len(self.runs)):
+            if _spells(self.runs[index], wanted, tokenizer):
+                self.used = index + 1
+                return self.runs[index]
+        return ()
+
+
+def _spells(run: tuple[int, ...], wanted: bytes, tokenizer: Tokenizer) -> bool:
+    if not 0 <= min(run) <= max(run) < tokenizer.vocab_size:
+        return False
+    parts = [tokenizer.token_bytes(token) for token in run]
+    return all(parts) and b"".join(parts) == wanted  # a marker has no bytes
+
+
 @dataclass
 class _Prompt:
-    """Pieces so far; produced[i] tells whether the assistant wrote pieces[i] and is to learn it."""
+    """Pieces so far; produced[i] tells whether the assistant wrote pieces[i] and is to learn it.
+
+    runs: of the assistant's message that is being written.
+    """
 
     pieces: list[Piece] = field(default_factory=list)
     produced: list[bool] = field(default_factory=list)
     learn: bool = False
+    runs: tuple[tuple[int, ...], ...] = ()
 
     def marker(self, text: str) -> None:
         self.pieces.append(Marker(text))
@@ -181,9 +231,9 @@ class _Prompt:
             return
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if self.pieces and isinstance(last := self.pieces[-1], Plain):
-            self.pieces[-1] = Plain(last.text + text)
+            self.pieces[-1] = Plain(last.text + text, self.runs)
             return
-        self.pieces.append(Plain(text))
+        self.pieces.append(Plain(text, self.runs))
         self.produced.append(self.learn)
 
     def header(self, role: str, name: str) -> None:
@@ -219,7 +269,9 @@ def _compose(
         prompt.header(message["role"], message.get("name") or message["role"])
         if message["role"] == "assistant":
             under_way = index >= history
+            prompt.runs = message.runs if isinstance(message, SampledMessage) else ()
             _assistant_body(prompt, message, calls, format, reasons=thinking and under_way)
+            prompt.runs = ()
             calls += len(message.get("tool_calls") or ())
         else:
             if message["role"] == "tool":

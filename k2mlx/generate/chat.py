@@ -5,11 +5,13 @@ from typing import Any
 
 from k2mlx.chat import (
     Event,
+    SampledMessage,
     StreamParser,
     assistant_message,
     reasoning_mode,
     rename_calls,
     render_ids,
+    split_runs,
 )
 from k2mlx.generate.engine import Engine, Progress
 from k2mlx.generate.generation import Generation, Stats
@@ -23,9 +25,11 @@ class ChatStream:
     The last event is End, also after `cancel`. An error on the engine's thread is raised here.
     """
 
-    def __init__(self, generation: Generation, parser: StreamParser) -> None:
+    def __init__(self, generation: Generation, parser: StreamParser, tokenizer: Tokenizer) -> None:
         self._generation = generation
         self._parser = parser
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
         self._events: list[Event] = []
         self._given = 0
 
@@ -35,9 +39,15 @@ class ChatStream:
         return self._generation.stats
 
     @property
-    def message(self) -> dict[str, Any]:
-        """The turn so far as an assistant message in OpenAI's form; whole after End was given."""
-        return assistant_message(self._events)
+    def runs(self) -> list[list[int]]:
+        """The tokens so far between markers: what `assistant_message` keeps of them."""
+        return split_runs(self._tokens, self._tokenizer)
+
+    @property
+    def message(self) -> SampledMessage:
+        """The turn so far as an assistant message in OpenAI's form; whole after End was given. Put
+        into the conversation as it is, its tokens need not be computed again."""
+        return assistant_message(self._events, self.runs)
 
     def cancel(self) -> None:
         """Stop writing; the events of what was written come, then End."""
@@ -74,6 +84,7 @@ class ChatStream:
     def _push(self, token: int | None) -> None:
         """The events of the next token, or of the end."""
         if token is not None:
+            self._tokens.append(token)
             self._events += self._parser.push(token)
             return
         reason = self.stats.finish_reason
@@ -103,4 +114,4 @@ def stream_chat(
         reasoning=reasoning_mode(format, thinking),
         first_call=rename_calls(messages).next_number,
     )
-    return ChatStream(engine.submit(ids, sampling, on_progress), parser)
+    return ChatStream(engine.submit(ids, sampling, on_progress), parser, tokenizer)

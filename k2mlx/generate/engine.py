@@ -1,17 +1,18 @@
 """The engine: one thread on which all MLX work happens, and the queue that leads to it.
 
 MLX's streams belong to threads, so a model is loaded, run and freed on the same one. Others submit
-token ids and get a Generation to read from. Requests are served in the order they came.
+token ids and get a Generation to read from. `scheduler` says which request computes next.
 """
 
 import atexit
 import queue
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -20,36 +21,24 @@ from k2mlx.errors import K2Error, RequestError
 from k2mlx.generate import thread
 from k2mlx.generate.generation import Channel, FinishReason, Generation, Stats
 from k2mlx.generate.info import EngineInfo, Ready, describe
-from k2mlx.generate.prefix import PrefixSlot
+from k2mlx.generate.memory import PrefixSettings, free_memory, row_bytes
+from k2mlx.generate.prefix import PrefixStore, open_store
 from k2mlx.generate.sampling import Sampling
-from k2mlx.generate.sequence import Sequence
-from k2mlx.generate.speculate import Costs, Drafts
+from k2mlx.generate.scheduler import Job, Progress, Room, Scheduler
+from k2mlx.generate.speculate import Costs
 from k2mlx.load import Loaded
-from k2mlx.model import Model
 from k2mlx.tokenizer import Tokenizer
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass
-class Job:
-    """A request on its way through the engine."""
-
-    prompt: list[int]
-    sampling: Sampling
-    limit: int
-    ends: frozenset[int]
-    on_progress: Progress | None
-    channel: Channel
 
 
 class Engine:
-    """Loads a model on its own thread and answers requests there, one after another.
+    """Loads a model on its own thread and answers requests there, several at once.
 
     load: called on the engine's thread. chunk: prompt tokens computed at a time. reuse: keep the
-    last conversation's cache, so that a prompt that goes on from it computes only what is new.
-    speculate: guess tokens that repeat what came before, and check several in one step where that
-    saves time; the tokens are the same (see `speculate`).
+    caches of earlier requests as `prefix` says, so that a prompt computes only what is new.
+    streams: requests that run at once, as far as their caches fit in `memory` bytes (None: half of
+    what is free once the model is loaded); others wait their turn. speculate: guess tokens that
+    repeat what came before, and check several in one step where that saves time; the tokens are the
+    same (see `speculate`).
 
     Close it, use it in `with`, or drop it: its work ends and the model is freed.
     """
@@ -60,11 +49,17 @@ class Engine:
         *,
         chunk: int = 512,
         reuse: bool = True,
+        prefix: PrefixSettings | None = None,
+        streams: int = 16,
+        memory: int | None = None,
         speculate: bool = False,
     ) -> None:
         if chunk < 1:
             raise RequestError(f"chunk: got {chunk}, wanted 1 or more prompt tokens at a time")
-        self._worker = _Worker(load, chunk, reuse, speculate)
+        if streams < 1:
+            raise RequestError(f"streams: got {streams}, wanted 1 or more requests at once")
+        settings = (prefix or PrefixSettings()) if reuse else None
+        self._worker = _Worker(load, Limits(chunk, streams, memory, speculate), settings)
         # The thread holds the worker, not the engine, so a dropped engine can be collected.
         weakref.finalize(self, self._worker.stop).atexit = False
         thread.run(self._worker.run)
@@ -102,18 +97,20 @@ class Engine:
         on_progress(done, total): called on the engine's thread as the prompt is computed.
         stop_ids: tokens that end the answer, by default the model's own.
 
-        Raises: RequestError for a prompt that is empty, holds no ids of this model's vocabulary or
-        leaves no room in the context; what loading raised.
+        Raises: RequestError for a prompt that is empty, holds no ids of this model's vocabulary,
+        leaves no room in the context or needs more memory than there is; what loading raised.
         """
         ready = self._worker.ready()
         prompt = [int(token) for token in prompt_ids]
         context = ready.config.max_position_embeddings
         _check_prompt(prompt, context, ready.vocabulary)
         sampling = sampling or Sampling()
+        limit = min(sampling.max_tokens, context - len(prompt))
+        self._worker.room.check(len(prompt), limit)
         job = Job(
             prompt,
             sampling,
-            limit=min(sampling.max_tokens, context - len(prompt)),
+            limit=limit,
             ends=ready.ends if stop_ids is None else frozenset(stop_ids),
             on_progress=on_progress,
             channel=Channel(Stats(prompt_tokens=len(prompt))),
@@ -151,27 +148,33 @@ def _check_prompt(prompt: list[int], context: int, vocabulary: int) -> None:
         )
 
 
+class Limits(NamedTuple):
+    """What an engine was asked for; see Engine."""
+
+    chunk: int
+    streams: int
+    memory: int | None
+    speculate: bool
+
+
 class _Worker:
-    """What lives on the engine's thread. `step` is: schedule, run, postprocess."""
+    """What lives on the engine's thread: it loads, takes requests from the queue and lets the
+    scheduler run them."""
 
     def __init__(
-        self, load: Callable[[], Loaded], chunk: int, reuse: bool, speculate: bool
+        self, load: Callable[[], Loaded], limits: Limits, settings: PrefixSettings | None
     ) -> None:
         self.settled = threading.Event()  # loading has ended, well or badly
         self.ended = threading.Event()  # nothing will run any more
         self.ident: int | None = None
-        self._load = load
-        self._chunk = chunk
-        self._slot = PrefixSlot() if reuse else None
-        self._costs = Costs() if speculate else None
+        self.room = Room(0, 0, 0)
+        self._load, self._limits, self._settings = load, limits, settings
+        self._prefix: PrefixStore | None = None
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._ready: Ready | None = None
         self._error: BaseException | None = None
         self._stopping = False
-        self._model: Model | None = None
-        self._job: Job | None = None
-        self._sequence: Sequence | None = None
-        self._began = 0.0
+        self._scheduler: Scheduler | None = None
         _workers.add(self)
 
     # Called from any thread.
@@ -199,119 +202,82 @@ class _Worker:
     def run(self) -> None:
         self.ident = threading.get_ident()
         try:
-            loaded = self._load()
-            self._model, self._ready = loaded.model, describe(loaded)
-            del loaded
+            self._start(self._load())
         except BaseException as error:
             self._error = error
         finally:
             self.settled.set()
         try:
-            while self._error is None and self._step():
-                pass
+            while self._error is None and not self._stopping:
+                self._step()
+            if self._scheduler is not None:
+                self._scheduler.cancel_all()
         except BaseException as error:  # a bug in the engine itself: say so to every reader
             self._error = K2Error(f"the engine's thread died: {error!r}; restart and report this")
             self._error.__cause__ = error
         finally:
-            self._model = self._sequence = self._slot = None
+            self._close_prefix()
+            self._prefix = None
+            self._drain()
+            self._scheduler = None
             mx.synchronize()
             mx.clear_cache()
             self.ended.set()
             self._drain()
 
-    def _step(self) -> bool:
-        """One unit of work for one request; False when the engine is to end."""
-        job = self._schedule()
-        if job is None:
-            return not self._stopping
-        try:
-            if self._sequence is None:
-                self._sequence = self._begin(job)
-            tokens = self._sequence.advance()
-            self._postprocess(job, self._sequence, tokens)
-        except Exception as error:  # the request's own; the engine goes on with the next
-            self._finish(job, "error", error)
-        return True
-
-    def _schedule(self) -> Job | None:
-        """The request whose turn it is, waiting for one; None if there is nothing to do."""
-        if self._job is None:
-            job = self._jobs.get()
-            if job is None or not job.channel.start():
-                return None
-            self._job = job
-        if self._job.channel.cancelled or self._stopping:
-            self._finish(self._job, "cancelled")
-        return self._job
-
-    def _begin(self, job: Job) -> Sequence:
-        """The request's state before its first step, on the last one's cache where that fits."""
-        assert self._model is not None
-        assert self._ready is not None
-        mx.reset_peak_memory()
-        self._began = time.perf_counter()
-        cache, cached = self._slot.take(job.prompt) if self._slot else (None, 0)
-        job.channel.stats.cached_tokens = cached
-        sequence = Sequence(
-            self._model,
-            job.prompt,
-            job.sampling,
-            vocabulary=self._ready.vocabulary,
-            limit=job.limit,
-            chunk=self._chunk,
-            cache=cache,
-            drafts=Drafts(self._costs) if self._costs else None,
+    def _start(self, loaded: Loaded) -> None:
+        if self._settings is not None:
+            self._prefix = open_store(loaded, self._settings)
+        limits = self._limits
+        memory = free_memory() // 2 if limits.memory is None else limits.memory
+        self.room = Room(row_bytes(loaded.config), memory, limits.streams)
+        self._ready = describe(loaded, self._prefix)
+        costs = Costs() if limits.speculate else None
+        self._scheduler = Scheduler(
+            loaded.model, self._ready.vocabulary, self.room, self._prefix, costs, limits.chunk
         )
-        job.channel.stats.seed = sequence.seed
-        return sequence
 
-    def _postprocess(self, job: Job, sequence: Sequence, tokens: list[int]) -> None:
-        """Tell the reader what the step brought, and end the request where it ends."""
-        stats, now = job.channel.stats, time.perf_counter()
-        total = stats.prompt_tokens
-        if not tokens:
-            if job.on_progress:
-                job.on_progress(sequence.filled, total)
-            return
-        stats.seconds = now - job.channel.submitted
-        if sequence.drafts:
-            stats.drafted_tokens = sequence.drafts.drafted
-            stats.accepted_tokens = sequence.drafts.accepted
-        if len(sequence.tokens) == total + len(tokens):
-            stats.prompt_seconds = now - self._began
-            stats.first_token_seconds = stats.seconds
-            if job.on_progress:
-                job.on_progress(total, total)
-        for i, token in enumerate(tokens):
-            if token in job.ends:
-                sequence.rewind(len(tokens) - i - 1)  # guesses that were right, but after the end
-                self._finish(job, "stop")
-                return
-            stats.completion_tokens += 1
-            job.channel.put(token)
-        if stats.completion_tokens >= job.limit:
-            self._finish(job, "length")
+    def _step(self) -> None:
+        """Take what has come, waiting where nothing runs, and let everyone go on a step."""
+        assert self._scheduler is not None
+        while not self._stopping:
+            if self._scheduler.idle:
+                job = self._next_job()
+            else:
+                try:
+                    job = self._jobs.get_nowait()
+                except queue.Empty:
+                    break
+            if job is not None:
+                self._scheduler.add(job)
+        if not self._stopping:
+            self._scheduler.step()
 
-    def _finish(self, job: Job, reason: FinishReason, error: BaseException | None = None) -> None:
-        sequence, self._job, self._sequence = self._sequence, None, None
-        if sequence is not None:
-            job.channel.stats.peak_memory = mx.get_peak_memory()
-            if self._slot and error is None:
-                self._slot.keep(sequence.tokens[: sequence.filled], sequence.cache)
-        job.channel.finish(reason, error)
+    def _next_job(self) -> Job | None:
+        """The next in the queue, waiting for it; the wait is used to save prefixes."""
+        while self._prefix is not None and self._jobs.empty() and self._prefix.save_some():
+            pass
+        return self._jobs.get()
+
+    def _close_prefix(self) -> None:
+        try:
+            if self._prefix is not None:
+                self._prefix.close()
+        except Exception as error:  # nobody waits for it, and the end must go on
+            print(f"k2mlx: prefix cache: not saved ({error!r})", file=sys.stderr)
 
     def _drain(self) -> None:
         """End what runs and waits when nothing will run any more."""
-        if self._job is not None:
-            self._job.channel.finish("error" if self._error else "cancelled", self._error)
-            self._job = None
+        reason: FinishReason = "error" if self._error else "cancelled"
+        if self._scheduler is not None:
+            self._scheduler.end(reason, self._error)
         while True:
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
                 return
             if job is not None:
-                job.channel.finish("error" if self._error else "cancelled", self._error)
+                job.channel.finish(reason, self._error)
 
 
 _workers: "weakref.WeakSet[_Worker]" = weakref.WeakSet()

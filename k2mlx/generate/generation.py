@@ -20,6 +20,7 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 class Stats:
     """What one request cost. Updated while it runs; final once `finish_reason` is set.
 
+    `cached_tokens` of the prompt's were computed before, `disk_tokens` of those read from disk.
     Units: seconds by the wall clock, bytes. `prompt_seconds` is computing the prompt, up to the
     first token; `first_token_seconds` and `seconds` count from submission, waiting included.
     `completion_tokens` leaves out the token that ended the answer. `drafted_tokens` were guessed
@@ -29,6 +30,7 @@ class Stats:
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    disk_tokens: int = 0
     prompt_seconds: float = 0.0
     first_token_seconds: float = 0.0
     completion_tokens: int = 0

@@ -32,7 +32,6 @@ class Sequence:
         *,
         vocabulary: int,
         limit: int,
-        chunk: int,
         cache: list[LatentCache] | None = None,
         drafts: Drafts | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -43,7 +42,7 @@ class Sequence:
         self.drafts = drafts
         self._model, self._sampling, self._clock = model, sampling, clock
         self._prompt = len(prompt)
-        self._vocabulary, self._limit, self._chunk = vocabulary, limit, chunk
+        self._vocabulary, self._limit = vocabulary, limit
         self._keys = Keys(self.seed)
         self._ahead: mx.array | None = None  # the token being computed, [1]
         self._chained = False  # it was launched before the token ahead of it was known
@@ -51,25 +50,44 @@ class Sequence:
 
     @property
     def filled(self) -> int:
-        """How many tokens the cache holds."""
-        return self.cache[0].offset
+        """How many tokens the cache holds; none while a batch has it."""
+        return self.cache[0].offset if self.cache else 0
 
     @property
     def room(self) -> int:
         """How many tokens the answer may still get."""
         return self._limit - (len(self.tokens) - self._prompt)
 
-    def advance(self) -> list[int]:
-        """One step: a chunk of the prompt (no tokens), or the next tokens of the answer.
+    @property
+    def prompt_left(self) -> int:
+        """How many tokens of the prompt are to be computed before the first decode step, to which
+        the last is left: so the head never runs over a prompt, and of the last layer only the cache
+        is computed there."""
+        return max(self._prompt - 1 - self.filled, 0)
 
-        More than one where guesses were right; never more than the limit leaves room for.
-        The last token of the prompt is left to the first decode step, so the head never runs over
-        a prompt, and of the last layer only the cache is computed there.
-        """
-        left = self._prompt - 1 - self.filled
-        if left > 0:
-            self._prefill(min(left, self._chunk))
-            return []
+    @property
+    def starts_empty(self) -> bool:
+        """Whether the next step is the first thing that is computed."""
+        return bool(self.cache) and self.filled == 0
+
+    @property
+    def greedy(self) -> bool:
+        return self._sampling.temperature == 0
+
+    def prefill(self, count: int) -> None:
+        """Compute the next `count` tokens of the prompt, or what is left."""
+        start = self.filled
+        chunk = mx.array([self.tokens[start : start + min(count, self.prompt_left)]])
+        self._model.hidden(chunk, self.cache)
+        state = [layer.state for layer in self.cache]
+        mx.async_eval(state)
+        self._learn()
+        mx.eval(state)
+
+    def advance(self) -> list[int]:
+        """One step: the next tokens of the answer. More than one where guesses were right; never
+        more than the limit leaves room for."""
+        assert not self.prompt_left
         assert self.room > 0
         guesses: list[int] = []
         if self._ahead is None:
@@ -93,14 +111,21 @@ class Sequence:
             self._ahead = None
         self._trim(max(self.filled - len(self.tokens), 0))
 
-    def _prefill(self, count: int) -> None:
-        start = self.filled
-        chunk = mx.array([self.tokens[start : start + count]])
-        self._model.hidden(chunk, self.cache)
-        state = [layer.state for layer in self.cache]
-        mx.async_eval(state)
-        self._learn()
-        mx.eval(state)
+    def choose(self, logits_1V: mx.array, filled: int) -> mx.array:
+        """The token [1] after the one that was put into the cache after `filled` others."""
+        return self._sample(logits_1V, filled)
+
+    def hand_over(self) -> tuple[mx.array, bool]:
+        """For a batch, which has the rows now: the token [1] of its next step, and whether the host
+        still has to see it."""
+        ahead, self._ahead, self.cache = self._ahead, None, []
+        if ahead is None:
+            return mx.array(self.tokens[-1:], mx.int32), False
+        return ahead.astype(mx.int32), True
+
+    def take_back(self, cache: list[LatentCache], ahead: mx.array | None) -> None:
+        """Go on alone, with the rows that a batch had and the token that it was computing."""
+        self.cache, self._ahead, self._chained, self._arrived = cache, ahead, True, None
 
     def _plain(self) -> int:
         """The token that is being computed. The device gets its next step before the host waits for
@@ -158,10 +183,13 @@ class Sequence:
 
     def _choose(self, tokens: mx.array) -> mx.array:
         """The token [L] after each of `tokens` [L], which go into the cache."""
-        first = self.filled + 1 - self._prompt  # the answer's token that is chosen first
-        logits_BLV = self._model(tokens[None], self.cache)
-        keys = self._keys.at(first, tokens.size) if self._sampling.temperature > 0 else None
-        return sample_each(logits_BLV[0, :, : self._vocabulary], keys, self._sampling)
+        filled = self.filled
+        return self._sample(self._model(tokens[None], self.cache)[0], filled)
+
+    def _sample(self, logits_LV: mx.array, filled: int) -> mx.array:
+        first = filled + 1 - self._prompt  # the answer's token that is chosen first
+        keys = None if self.greedy else self._keys.at(first, len(logits_LV))
+        return sample_each(logits_LV[:, : self._vocabulary], keys, self._sampling)
 
     def _trim(self, count: int) -> None:
         for layer in self.cache:

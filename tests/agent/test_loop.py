@@ -29,6 +29,8 @@ class Script:
 
 
 class ScriptedStream:
+    runs = ((7, 8),)
+
     def __init__(self, output, number):
         self.events = parse_text(output, reasoning="none", first_call=number)
         self.stats = f"stats {number}"
@@ -94,6 +96,7 @@ def test_a_call_its_result_and_the_answer():
     }
     assert script.asked[1] == messages[:3]
     assert turn.stats == ["stats 0", "stats 1"]
+    assert messages[1].runs == ((7, 8),)
     assert events[3].to_json()["type"] == "tool_result"
 
 

@@ -20,7 +20,7 @@ CALL = (
 
 
 class Played:
-    stats = None
+    stats, runs = None, ()
 
     def __init__(self, text):
         self.events = parse_text(text, reasoning="none")

@@ -38,7 +38,7 @@ class Scripted:
 
 
 class Played:
-    stats = None
+    stats, runs = None, ()
 
     def __init__(self, events):
         self.events = events

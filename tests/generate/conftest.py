@@ -13,6 +13,7 @@ from k2mlx.cache import LatentCache
 from k2mlx.config import ModelConfig
 from k2mlx.generate.engine import Engine
 from k2mlx.load import Loaded
+from k2mlx.model import Model
 from k2mlx.tokenizer import ByteTokenizer
 from tests.models import TINY
 
@@ -86,6 +87,8 @@ def make_engine():
     engines = []
 
     def make(model=None, config=None, tokenizer=None, **options):
+        if not isinstance(model, Model):  # a scripted one knows nothing of batches
+            options.setdefault("streams", 1)
         loaded = Loaded(
             model or ScriptedModel(),
             tokenizer or ByteTokenizer(),

@@ -81,10 +81,17 @@ def model_of(seed, dtype=mx.float32):
 
 
 def sequence_of(model, prompt, sampling, limit, proposer=None, **options):
-    options = {"vocabulary": 96, "chunk": 7, "costs": Free()} | options
+    options = {"vocabulary": 96, "costs": Free()} | options
     costs = options.pop("costs")
     drafts = None if proposer is None else Drafts(costs, proposer)
     return Sequence(model, prompt, sampling, limit=limit, drafts=drafts, **options)
+
+
+def step(sequence):
+    if not sequence.prompt_left:
+        return sequence.advance()
+    sequence.prefill(7)
+    return []
 
 
 def run(sequence):
@@ -92,7 +99,7 @@ def run(sequence):
     prompt, limit = len(sequence.tokens), sequence.room
     given = []
     while sequence.room:
-        given += sequence.advance()
+        given += step(sequence)
         offsets = {layer.offset for layer in sequence.cache}
         assert offsets == {sequence.filled}
         assert sequence.tokens[prompt:] == given
@@ -245,7 +252,7 @@ def test_the_cache_holds_what_a_prefill_of_its_tokens_gives(seed, kind, steps):
     sequence = sequence_of(model, prompt, greedy, 60, Oracle(prompt + plain, SPOILS[kind], seed))
     for _ in range(2 + steps):
         if sequence.room:
-            sequence.advance()
+            step(sequence)
     fresh = model.make_cache()
     model.hidden(mx.array([sequence.tokens[: sequence.filled]]), fresh)
     for ours, theirs in zip(sequence.cache, fresh, strict=True):
@@ -260,7 +267,7 @@ def test_an_end_within_a_run_leaves_a_cache_to_go_on_from(seed, length):
     plain = run(sequence_of(model, prompt, greedy, 50))
     sequence = sequence_of(model, prompt, greedy, 50, Oracle(prompt + plain, some, seed))
     while len(sequence.tokens) < 3 + length:
-        sequence.advance()
+        step(sequence)
     sequence.rewind(len(sequence.tokens) - 3 - length)
     assert sequence.tokens == (prompt + plain)[: 3 + length]
     assert sequence.filled in (len(sequence.tokens) - 1, len(sequence.tokens))
@@ -424,5 +431,5 @@ def test_a_plain_step_is_launched_before_the_last_is_awaited():
     model = ScriptedModel()
     sequence = sequence_of(model, [20, 30], GREEDY, 9, Oracle([], SPOILS["never"]), vocabulary=273)
     for count in range(1, 9):
-        assert len(sequence.advance()) == (count > 1)
+        assert len(step(sequence)) == (count > 1)
         assert len(model.calls) == (count if count > 1 else 0)

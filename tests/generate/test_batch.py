@@ -1,0 +1,174 @@
+"""Several requests at once: each gets the tokens that it gets alone, whoever comes and goes."""
+
+import threading
+import time
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from k2mlx.errors import RequestError
+from k2mlx.generate.engine import Engine
+from k2mlx.generate.sampling import Sampling
+from k2mlx.generate.scheduler import Room
+from k2mlx.load import Loaded
+from k2mlx.model import Model
+from k2mlx.tokenizer import ByteTokenizer
+from tests.generate.conftest import tiny_config
+
+
+def load():
+    """A model whose likeliest tokens are far apart, so that rounding flips none."""
+    config = tiny_config(num_hidden_layers=3, max_position_embeddings=512)
+    mx.random.seed(1)
+    model = Model(config)
+    model.reset(seed=3)
+    model.update({"lm_head": {"weight": model.lm_head.weight * 40}})
+    mx.eval(model.parameters())
+    return Loaded(model, ByteTokenizer(), config, Path("tiny"), 12345)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    with Engine(load, reuse=False, streams=1) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["fresh", "prefix store"])
+def together(request):
+    with Engine(load, chunk=16, reuse=request.param, streams=5) as engine:
+        yield engine
+
+
+def wait_for(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+
+
+requests = st.lists(
+    st.tuples(
+        st.lists(st.integers(20, 250), min_size=1, max_size=60),
+        st.integers(1, 25),
+        st.sampled_from([0.0, 0.0, 0.7, 1.3]),
+        st.integers(0, 3),  # steps to wait before it comes
+    ),
+    min_size=1,
+    max_size=9,
+)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(requests, st.integers(0, 1000))
+def test_each_gets_what_it_gets_alone(alone, together, requests, seed):
+    """Prompts of all lengths, greedy and sampled, more of them than run at once."""
+    running = []
+    for i, (prompt, count, temperature, pause) in enumerate(requests):
+        sampling = Sampling(temperature=temperature, max_tokens=count, seed=seed + i)
+        running.append((prompt, sampling, together.submit(prompt, sampling, stop_ids=())))
+        for _ in range(pause):
+            next(running[0][2], None)
+    results = [list(generation) for _, _, generation in running[1:]]
+    list(running[0][2])
+    for (prompt, sampling, generation), got in zip(running[1:], results, strict=True):
+        assert got == list(alone.submit(prompt, sampling, stop_ids=()))
+        assert generation.stats.finish_reason == "length"
+        assert generation.stats.completion_tokens == sampling.max_tokens == len(got)
+
+
+def test_one_stops_is_cancelled_or_fails_and_the_others_go_on(alone):
+    prompts = [[30 + i, 40, 50 + i] for i in range(4)]
+    long = Sampling(temperature=0, max_tokens=60)
+    wanted = [list(alone.submit(p, long, stop_ids=())) for p in prompts]
+    with Engine(load, streams=4) as engine:
+
+        def fail(done, total):
+            raise ValueError("a callback of the reader's")
+
+        stopping = engine.submit(prompts[0], long, stop_ids=(wanted[0][9],))
+        cancelled = engine.submit(prompts[1], long, stop_ids=())
+        going_on = engine.submit(prompts[2], long, stop_ids=())
+        failing = engine.submit(prompts[3], long, fail, stop_ids=())
+        assert [next(cancelled) for _ in range(3)] == wanted[1][:3]
+        cancelled.cancel()
+        with pytest.raises(ValueError, match="a callback"):
+            list(failing)
+        first = wanted[0].index(wanted[0][9])
+        assert list(stopping) == wanted[0][:first]
+        assert list(going_on) == wanted[2]
+        wait_for(lambda: cancelled.done)
+        assert cancelled.stats.finish_reason == "cancelled"
+        assert stopping.stats.finish_reason == "stop"
+
+
+def test_readers_that_are_gone_leave_nothing_behind():
+    with Engine(load, reuse=False, streams=8) as engine:
+        list(engine.submit([30], Sampling(max_tokens=2)))
+        scheduler = engine._worker._scheduler
+        held = [engine.submit([30 + i] * 40, Sampling(max_tokens=400)) for i in range(6)]
+        for generation in held:
+            next(generation)
+        assert scheduler._batch is not None
+        del held, generation
+        wait_for(lambda: scheduler.idle)
+        assert scheduler._batch is None
+
+
+def test_a_short_prompt_overtakes_a_long_one_and_answers_go_on():
+    with Engine(load, chunk=8, reuse=False, streams=4) as engine:
+        order, lock = [], threading.Lock()
+
+        def note(name):
+            def on_progress(done, total):
+                with lock:
+                    order.append((name, done))
+
+            return on_progress
+
+        answering = engine.submit([33] * 4, Sampling(max_tokens=300))
+        next(answering)
+        long = engine.submit([34] * 400, Sampling(max_tokens=4), note("long"))
+        short = engine.submit([35] * 20, Sampling(max_tokens=4), note("short"))
+        list(short)
+        assert ("long", 400) not in order
+        assert order.index(("short", 20)) < len(order)
+        produced = answering.stats.completion_tokens
+        list(long)
+        assert answering.stats.completion_tokens > produced  # between the chunks of the long prompt
+        answering.cancel()
+
+
+def test_more_than_fit_wait_and_one_that_never_fits_is_refused():
+    with Engine(load, reuse=False, streams=8) as engine:
+        assert engine.info  # it is there
+        row = engine._worker.room.row
+    # Two of 100 tokens: 200 of their own and 200 in the batch; a third makes 600.
+    with Engine(load, reuse=False, streams=8, memory=500 * row) as engine:
+        most = []
+        running = [engine.submit([40 + i] * 60, Sampling(max_tokens=40)) for i in range(5)]
+        scheduler = engine._worker._scheduler
+        while not all(g.done for g in running):
+            most.append(len(scheduler._decoding) + len(scheduler._filling))
+        assert 1 <= max(most) <= 2
+        assert all(len(list(g)) == g.stats.completion_tokens for g in running)
+        with pytest.raises(RequestError, match=r"room for 500 tokens; lower max_tokens"):
+            engine.submit([40] * 200, Sampling(max_tokens=301))
+        engine.submit([40] * 200, Sampling(max_tokens=300)).cancel()
+
+
+@given(st.lists(st.integers(1, 500), max_size=6), st.integers(1, 500), st.integers(1, 4000))
+def test_what_fits_never_takes_more_than_there_is(lengths, length, memory):
+    room = Room(row=3, memory=3 * memory, streams=4)
+    if room.fits(lengths, length):
+        assert len(lengths) < 4
+        assert not lengths or room.bytes_for([*lengths, length]) <= room.memory
+    if length <= memory:
+        room.check(length, 0)
+    else:
+        with pytest.raises(RequestError, match="max_tokens"):
+            room.check(length, 0)
