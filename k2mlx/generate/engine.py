@@ -60,7 +60,7 @@ class Engine:
         *,
         chunk: int = 512,
         reuse: bool = True,
-        speculate: bool = False,
+        speculate: bool = True,
     ) -> None:
         if chunk < 1:
             raise RequestError(f"chunk: got {chunk}, wanted 1 or more prompt tokens at a time")
