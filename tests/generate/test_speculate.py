@@ -524,10 +524,11 @@ def test_right_guesses_pay(slope, gain):
 def test_steps_that_cost_as_much_as_their_tokens_switch_it_off():
     costs = Costs()
     _, first, _ = timed_run(costs, float, SPOILS["right"])
-    assert 0 < first.drafted < 20
-    _, second, calls = timed_run(costs, float, SPOILS["right"])
-    assert second.drafted < 20
-    assert calls.count(1) > 380
+    assert 0 < first.drafted < 60
+    seconds, second, calls = timed_run(costs, float, SPOILS["right"])
+    assert second.drafted < 60
+    assert calls.count(1) > 330
+    assert seconds < 405
 
 
 def test_it_is_tried_again_when_times_change():
