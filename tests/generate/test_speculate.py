@@ -385,7 +385,7 @@ def test_stops_limits_and_the_kept_cache_are_as_without(
     prompt = [20 + 7 * i for i in range(length)]
     answer = answer_of(prompt, 46)
     guessing = make_guessing(prompt + answer, SPOILS[kind], chunk=4)
-    plain = make_engine(chunk=4)
+    plain = make_engine(chunk=4, speculate=False)
     sampling = Sampling(temperature=0, max_tokens=limit)
     ends = [answer[stop]]
     ours, theirs = (e.submit(prompt, sampling, stop_ids=ends) for e in (guessing, plain))
@@ -410,7 +410,7 @@ def test_drafted_and_accepted_tokens_are_counted(make_guessing, make_engine):
     wrong = make_guessing(text, SPOILS["wrong"]).submit(prompt, GREEDY)
     list(wrong)
     assert wrong.stats.drafted_tokens > wrong.stats.accepted_tokens == 0
-    off = make_engine().submit(prompt, GREEDY)
+    off = make_engine(speculate=False).submit(prompt, GREEDY)
     list(off)
     assert off.stats.drafted_tokens == 0
 
