@@ -115,7 +115,8 @@ class Costs:
 
     def plain(self, seconds: float) -> None:
         """A plain step took this long, with the next one already under way behind it."""
-        self._plain.append(seconds)
+        if seconds > 0:  # a coarse clock may not have moved
+            self._plain.append(seconds)
         self.balance = min(self.balance + _SHARE, max(self.balance, _OPENING))
         self._since += 1
         if self._since % _FORGET == 0:
@@ -139,24 +140,26 @@ class Costs:
 
     def ratio(self, drafts: int) -> float:
         """The time of a step with so many drafts, in plain steps; between sizes that were measured
-        a straight line, beyond them the last line's slope."""
+        a straight line. Beyond them drafts are supposed to get no dearer than guessed: chosen
+        experts repeat, and kernels for many rows are better than those for few."""
         known = [(0, 1.0), *sorted((k, median(r)) for k, r in self._ratios.items() if r)]
         for (low, at_low), (high, at_high) in pairwise(known):
             if drafts <= high:
                 return at_low + (at_high - at_low) * (drafts - low) / (high - low)
         last, at_last = known[-1]
-        slope = (at_last - 1) / last if last else _GUESSED_SLOPE
+        slope = min((at_last - 1) / last, _GUESSED_SLOPE) if last else _GUESSED_SLOPE
         return at_last + slope * (drafts - last)
 
     def best(self, chance: float, most: int) -> int:
         """How many drafts yield the most tokens a second, if each that is tested is right with this
-        chance; 0 if a plain step does, times are not known yet or the account is empty."""
-        if not self._plain:
+        chance; 0 if a plain step does, times are not known yet, or the account does not cover the
+        loss that a wrong first draft makes likely."""
+        if not self._plain or self.balance < 0:
             return 0
         best, best_rate = 0, _WORTH
         for drafts in SIZES:
             ratio = self.ratio(drafts)
-            if drafts > most or self.balance < ratio - 1:
+            if drafts > most or self.balance < (1 - chance) * (ratio - 1):
                 continue
             rate = sum(chance**i for i in range(drafts + 1)) / ratio
             if rate > best_rate:

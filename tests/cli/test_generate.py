@@ -57,6 +57,15 @@ def test_json_is_one_line_with_the_same_text(generate):
     assert report["generation_tokens_per_second"] > 0
 
 
+def test_guessing_changes_no_text_and_can_be_switched_off(generate):
+    options = ("--raw", "--prompt", "one two three one two three one two", "--temperature", "0")
+    on = json.loads(generate(*options, "--json", "--speculate")[0])
+    off = json.loads(generate(*options, "--json", "--no-speculate")[0])
+    assert on["text"] == off["text"]
+    assert on["accepted_tokens"] <= on["drafted_tokens"]
+    assert off["drafted_tokens"] == 0
+
+
 def test_raw_continues_the_text_without_an_envelope(generate):
     chat = json.loads(generate("--prompt", "The cat", "--temperature", "0", "--json")[0])
     raw = json.loads(generate("--prompt", "The cat", "--temperature", "0", "--json", "--raw")[0])
