@@ -44,9 +44,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speculate",
         action=argparse.BooleanOptionalAction,
-        default=True,
+        default=False,
         help="guess repeated text and check several tokens at once where that saves time; the"
-        " tokens are the same but for ties within rounding (default: on)",
+        " tokens are the same but for ties within rounding (default: off)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 

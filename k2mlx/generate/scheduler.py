@@ -126,6 +126,8 @@ class Scheduler:
         self._admit()
         if self._filling:
             self._fill()
+            for stream in self._decoding:
+                stream.sequence.interrupted()
         if len(self._decoding) == 1 and self._batch is None:
             self._decode_alone(self._decoding[0])
         elif self._decoding:

@@ -99,6 +99,10 @@ class Sequence:
             self._restart()
         return new
 
+    def interrupted(self) -> None:
+        """The device did something else since the last step: its time says nothing."""
+        self._arrived = None
+
     def rewind(self, count: int) -> None:
         """End here, without the last `count` tokens given out; the cache holds none of them then.
 

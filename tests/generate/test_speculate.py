@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from k2mlx.generate import engine as engine_module
+from k2mlx.generate import scheduler as scheduler_module
 from k2mlx.generate.sampling import Keys, Sampling, sample, sample_each
 from k2mlx.generate.sequence import Sequence
 from k2mlx.generate.speculate import AT_ONCE, SIZES, Costs, Drafts, Match, NgramIndex
@@ -370,7 +370,7 @@ def make_guessing(make_engine, monkeypatch):
 
     def make(text, spoil, model=None, **options):
         drafts = lambda costs: Drafts(Free(), Oracle(text, spoil, 1))  # noqa: E731
-        monkeypatch.setattr(engine_module, "Drafts", drafts)
+        monkeypatch.setattr(scheduler_module, "Drafts", drafts)
         return make_engine(model, speculate=True, **options)
 
     return make
