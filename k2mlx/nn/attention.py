@@ -6,8 +6,8 @@ Metal for a few new tokens only; everywhere else mx.fast.scaled_dot_product_atte
 and some new tokens against all the rows that they see: whole rows of scores, so that softmax needs
 no second pass over the sums, and MLX may still use a fused kernel for a tile where it has one.
 
-Tiles wait for one another through mx.depends, never for the host: MLX would otherwise run as many
-at once as it likes and hold all their scores.
+Tiles wait for one another: MLX would otherwise run as many at once as it likes and hold all their
+scores.
 
 Shape letters: B batch, L new tokens, S rows seen so far (the last L are the new tokens'), H heads,
 D size of a query and key, V of a value, W width of a row.
@@ -25,8 +25,10 @@ SCORE_BYTES = 64 << 20
 # Bytes of the keys and values that are expanded at once. More than one head of K2 needs at a depth
 # of 128 k (84 MB in bfloat16), so that the peak does not depend on the depth up to there.
 EXPAND_BYTES = 96 << 20
-# Rows of a quantised cache that are made floating point at once: 9 MB of bfloat16 at K2's width.
-ROW_BLOCK = 8192
+# Rows of a quantised cache that are made floating point at once: 38 MB of bfloat16 at K2's width.
+ROW_BLOCK = 32768
+# Rows of the cache that one piece of a long sum over it has.
+PIECE = 1024
 # Sizes of tiles are multiples of this where they can be: the matmul kernels' own tiles.
 ALIGN = 64
 
@@ -44,43 +46,66 @@ def packed_attention(
     visible = mx.arange(L)[:, None] >= mx.arange(L)
     visible = visible & (segments[:, None, :, None] == segments[:, None, None, :])
     scores = (q * scale) @ k.swapaxes(-1, -2)
-    return _softmax(scores, visible) @ v
+    return mx.softmax(_masked(scores, visible), axis=-1, precise=True) @ v
+
+
+def fused_size(nope: int, value: int) -> bool:
+    """Whether this device has a fused kernel for keys without their rotary part: CUDA up to 128,
+    Metal for some sizes, as MLX 0.32.4's sources have it. The CPU has none."""
+    return mx.default_device().type == mx.gpu and nope == value and nope in (64, 80, 128)
 
 
 def expanded_attention(
-    q: mx.array, rows: Rows, w_k: mx.array, w_v: mx.array, scale: float
+    q: mx.array,
+    rows: Rows,
+    w_k: mx.array,
+    w_v: mx.array,
+    scale: float,
+    fused: int | None = None,
+    wait: bool = False,
 ) -> mx.array:
     """Keys w_k r and values w_v r of each head out of the rows r, some heads at a time. q [B, H, L,
-    D], rows [B, S, W], w_k [H, D, W], w_v [H, V, W] -> [B, H, L, V]."""
-    (B, H, L, _), S = q.shape, rows.shape[1]
+    D], rows [B, S, W], w_k [H, D, W], w_v [H, V, W] -> [B, H, L, V].
+
+    fused: so many of D go through the fused kernel, as far as it takes them; the rest, which all
+    heads have in common at the end of a row, make a tile of additions to the scores. wait: see
+    `_Paced`.
+    """
+    (B, H, L, D), S = q.shape, rows.shape[1]
+    if fused is not None:
+        w_k = w_k[:, :fused]
+        shared = rows[..., fused - D :] if isinstance(rows, mx.array) else rows.rope
+        shared = shared[:, None].swapaxes(-1, -2)
     expanded = B * S * (w_k.shape[1] + w_v.shape[1]) * q.dtype.size
     groups = -(-H // min(max(EXPAND_BYTES // expanded, 1), H))
     heads = -(-H // groups)
     tile = _tile(L, B * heads * S * q.dtype.size)
-    done: mx.array | None = None
-    out = []
+    paced = _Paced(wait)
     for head in range(0, H, heads):
         group = slice(head, head + heads)
-        k = _expand(rows, _after(w_k[group], done))
-        v = _expand(rows, _after(w_v[group], done))
+        k, v = (_expand(rows, paced.after(w[group])) for w in (w_k, w_v))
         for start in range(0, L, tile):
             stop = min(start + tile, L)
-            seen = S - L + stop
+            q_tile, seen = paced.after(q[:, group, start:stop]), S - L + stop
+            mask: mx.array | str | None = "causal" if stop - start > 1 else None
+            if fused is not None:
+                # All rows, so that cuDNN sees one shape a chunk: it prepares each anew.
+                q_tile, q_shared = mx.split(q_tile, [fused], axis=-1)
+                seen, added = S, (q_shared * scale) @ shared
+                mask = _masked(
+                    added, mx.arange(S) <= mx.arange(S - L + start, S - L + stop)[:, None]
+                )
             done = mx.fast.scaled_dot_product_attention(
-                _after(q[:, group, start:stop], done),
-                k[:, :, :seen],
-                v[:, :, :seen],
-                scale=scale,
-                mask="causal" if stop - start > 1 else None,
+                q_tile, k[:, :, :seen], v[:, :, :seen], scale=scale, mask=mask
             )
-            out.append(done)
-    tiles = -(-L // tile)
+            paced.add(done, last=stop == L and head + heads >= H)
+    tiles, out = -(-L // tile), paced.done
     by_group = [_concatenate(out[i : i + tiles], 2) for i in range(0, len(out), tiles)]
     return _concatenate(by_group, 1)
 
 
 def latent_attention(
-    q: mx.array, rows: Rows, scale: float, offset: mx.array | None = None
+    q: mx.array, rows: Rows, scale: float, offset: mx.array | None = None, wait: bool = False
 ) -> mx.array:
     """All heads attend to the rows themselves, as keys and as values. q [B, H, L, W], rows [B, S,
     W] -> [B, H, L, W].
@@ -91,22 +116,45 @@ def latent_attention(
     (B, H, L, W), S = q.shape, rows.shape[1]
     tile = _tile(L, B * H * S * q.dtype.size, align=1)
     q = q * scale
-    out: list[mx.array] = []
+    paced = _Paced(wait)
     for start in range(0, L, tile):
         stop = min(start + tile, L)
         seen, size = S - L + stop, stop - start
-        folded = _after(q[:, :, start:stop], out[-1] if out else None).reshape(B, H * size, W)
-        scores = _scores(folded, rows, seen)
-        visible = None
+        folded = paced.after(q[:, :, start:stop]).reshape(B, H * size, W)
+        scores = _scores(folded, rows, seen).reshape(B, H, size, seen)
         if offset is not None:
             last = offset[:, None] + mx.arange(start, stop)
-            visible = mx.arange(seen) <= last[:, None, :, None]
+            scores = _masked(scores, mx.arange(seen) <= last[:, None, :, None])
         elif size > 1:
-            visible = mx.arange(seen) <= mx.arange(S - L + start, seen)[:, None]
-        weights = _softmax(scores.reshape(B, H, size, seen), visible)
+            scores = _masked(scores, mx.arange(seen) <= mx.arange(S - L + start, seen)[:, None])
+        weights = mx.softmax(scores, axis=-1, precise=True)
         mixed = _mix(weights.reshape(B, H * size, seen), rows, seen)
-        out.append(mixed.reshape(B, H, size, W))
-    return _concatenate(out, 2)
+        paced.add(mixed.reshape(B, H, size, W), last=stop == L)
+    return _concatenate(paced.done, 2)
+
+
+class _Paced:
+    """Tiles one after another, of which a device holds two at a time.
+
+    Each waits for the one before it in the graph; that is enough on the CPU. CUDA and Metal give
+    memory back only when a batch of operations has ended, so the host, which prepares a tile while
+    another is computed, waits there too (`wait`; not inside a transformation such as grad). A
+    single tile is left lazy: a token of decode never waits.
+    """
+
+    def __init__(self, wait: bool) -> None:
+        self.done: list[mx.array] = []
+        self._wait = wait
+
+    def after(self, x: mx.array) -> mx.array:
+        """x, not to be computed with before the last tile is there."""
+        return mx.depends(x, self.done[-1]) if self.done else x
+
+    def add(self, tile: mx.array, last: bool) -> None:
+        self.done.append(tile)
+        if self._wait and (len(self.done) > 1 or not last):
+            mx.async_eval(tile)
+            mx.eval(self.done[-2:-1])
 
 
 def _tile(new: int, row_bytes: int, align: int = ALIGN) -> int:
@@ -115,21 +163,13 @@ def _tile(new: int, row_bytes: int, align: int = ALIGN) -> int:
     return tile - tile % align if align < tile < new else tile
 
 
-def _after(x: mx.array, done: mx.array | None) -> mx.array:
-    """x, not to be computed with before `done` is there."""
-    return x if done is None else mx.depends(x, done)
-
-
 def _concatenate(parts: list[mx.array], axis: int) -> mx.array:
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=axis)
 
 
-def _softmax(scores: mx.array, visible: mx.array | None) -> mx.array:
-    """Over the last axis, summed in float32, in the scores' type."""
-    if visible is not None:
-        low = mx.array(mx.finfo(scores.dtype).min, scores.dtype)
-        scores = mx.where(visible, scores, low)
-    return mx.softmax(scores, axis=-1, precise=True)
+def _masked(scores: mx.array, visible: mx.array) -> mx.array:
+    """Scores that softmax gives no weight where they are not visible."""
+    return mx.where(visible, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
 
 
 def _blocks(rows: Rows, seen: int) -> list[slice]:
@@ -164,8 +204,23 @@ def _scores(q: mx.array, rows: Rows, seen: int) -> mx.array:
 def _mix(weights: mx.array, rows: Rows, seen: int) -> mx.array:
     """weights [B, M, seen] times the rows -> [B, M, W]; blocks are added in float32."""
     first, *others = _blocks(rows, seen)
-    total = weights[:, :, first] @ _block(rows, first, weights)
+    total = _long_sum(weights[:, :, first], _block(rows, first, weights))
     for block in others:
-        part = weights[:, :, block] @ _block(rows, block, total)
+        part = _long_sum(weights[:, :, block], _block(rows, block, total))
         total = total.astype(mx.float32) + part
+    return total.astype(weights.dtype)
+
+
+def _long_sum(weights: mx.array, rows: mx.array) -> mx.array:
+    """weights [B, M, S] times rows [B, S, W]. With few M and many S a matmul has too few outputs to
+    keep a GPU busy; pieces of S side by side, added in float32, do."""
+    (B, M, S), W = weights.shape, rows.shape[2]
+    pieces = S // PIECE
+    if mx.default_device().type != mx.gpu or B * M > 128 or pieces < 2:
+        return weights @ rows
+    even = pieces * PIECE
+    w = weights[:, :, :even].reshape(B, M, pieces, PIECE).swapaxes(1, 2)
+    total = (w @ rows[:, :even].reshape(B, pieces, PIECE, W)).astype(mx.float32).sum(axis=1)
+    if even < S:
+        total = total + weights[:, :, even:] @ rows[:, even:]
     return total.astype(weights.dtype)

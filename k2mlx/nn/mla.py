@@ -17,7 +17,7 @@ import mlx.nn as nn
 
 from ..cache import BatchLayer, LatentCache, Rows
 from ..config import ModelConfig
-from .attention import expanded_attention, latent_attention, packed_attention
+from .attention import expanded_attention, fused_size, latent_attention, packed_attention
 from .quant import QuantizedLinear, quantized_matmul
 from .rope import YarnRope, softmax_scale
 
@@ -65,13 +65,13 @@ class MLA(nn.Module):
         rows: Rows = mx.concatenate([self.kv_a_layernorm(c), turned[:, -1]], axis=-1)
         if cache is not None:
             rows = cache.append(rows)
-        q_rope = turned[:, :-1]
+        q_rope, wait = turned[:, :-1], cache is not None
         if isinstance(offset, mx.array):
-            out_BHLV = self.absorbed(q_nope, q_rope, rows, offset)
+            out_BHLV = self.absorbed(q_nope, q_rope, rows, offset, wait)
         elif segments is None and self.absorbed_is_cheaper(L, rows.shape[1]):
-            out_BHLV = self.absorbed(q_nope, q_rope, rows)
+            out_BHLV = self.absorbed(q_nope, q_rope, rows, None, wait)
         else:
-            out_BHLV = self.plain(q_nope, q_rope, rows, segments)
+            out_BHLV = self.plain(q_nope, q_rope, rows, segments, wait)
         return self.o_proj(out_BHLV.transpose(0, 2, 1, 3).reshape(B, L, -1))
 
     def absorbed_is_cheaper(self, new: int, total: int) -> bool:
@@ -91,13 +91,21 @@ class MLA(nn.Module):
         return absorbed < plain
 
     def plain(
-        self, q_nope: mx.array, q_rope: mx.array, rows: Rows, segments: mx.array | None = None
+        self,
+        q_nope: mx.array,
+        q_rope: mx.array,
+        rows: Rows,
+        segments: mx.array | None = None,
+        wait: bool = False,
     ) -> mx.array:
         """Expand the cache. q_nope [B, H, L, N], q_rope [B, H, L, R], rows [B, S, C + R] -> [B, H,
-        L, V]."""
+        L, V]. wait: may wait for the device between tiles, which bounds the memory."""
         q = mx.concatenate([q_nope, q_rope], axis=-1)
         if segments is None:
-            return expanded_attention(q, rows, *self._row_matrices(q.dtype), self.scale)
+            nope = self.config.qk_nope_head_dim
+            fused = nope if fused_size(nope, self.config.v_head_dim) else None
+            matrices = self._row_matrices(q.dtype)
+            return expanded_attention(q, rows, *matrices, self.scale, fused, wait)
         assert isinstance(rows, mx.array), "segments are for training, which has no cache"
         (B, H), S = q.shape[:2], rows.shape[1]
         c, k_rope = mx.split(rows, [self.config.kv_lora_rank], axis=-1)
@@ -108,7 +116,12 @@ class MLA(nn.Module):
         return packed_attention(q, k, v, self.scale, segments)
 
     def absorbed(
-        self, q_nope: mx.array, q_rope: mx.array, rows: Rows, offset: mx.array | None = None
+        self,
+        q_nope: mx.array,
+        q_rope: mx.array,
+        rows: Rows,
+        offset: mx.array | None = None,
+        wait: bool = False,
     ) -> mx.array:
         """Attend in the latent space: one shared key [c, k_rope] and value c for all heads. Shapes
         as `plain`; offset [B]: how many rows each sequence had before the new ones, where that
@@ -116,7 +129,9 @@ class MLA(nn.Module):
         w_uk, w_uv = self._head_matrices()
         q = mx.concatenate([self._by_head(q_nope, w_uk, transpose=False), q_rope], axis=-1)
         # The values are c, and with them k_rope, to be dropped: less work than copying c out of k.
-        latent = latent_attention(q, rows, self.scale, offset)[..., : self.config.kv_lora_rank]
+        latent = latent_attention(q, rows, self.scale, offset, wait)[
+            ..., : self.config.kv_lora_rank
+        ]
         return self._by_head(latent, w_uv, transpose=True)
 
     def _row_matrices(self, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
