@@ -1,32 +1,43 @@
 """`k2mlx eval cache`: what the latent cache costs in 8 bits.
 
 Over the tokens of a text, read through the cache in windows: the KL in nats a token from the
-16-bit cache to the other, as `k2mlx eval precision` defines it. And needles: a made-up number is
-stated somewhere in the text and asked for at its end; both caches are asked the same.
+cache in the model's own type to another, as `k2mlx eval precision` defines it. And needles: a made-up number is
+stated somewhere in the text and asked for at its end; every cache is asked the same. Rows rounded
+to bfloat16, the type that K2 runs in, say how much is no loss.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
 
+from k2mlx.cache import STEP, LatentCache, Rows
 from k2mlx.errors import RequestError
 from k2mlx.eval.precision import distance, log_probabilities
 from k2mlx.load import Loaded
 
 NAMES = "Anna Boris Clara David Elena Felix Greta Henry Irene Jonas Karen Louis".split()
-FORMS = (16, 8)
+FORMS = ("16", "bf16", "8")
 ANSWER_ROOM = 32
+
+
+class _RoundedCache(LatentCache):
+    """Rows in the model's type, rounded to bfloat16."""
+
+    def append(self, rows: mx.array) -> Rows:
+        return super().append(rows.astype(mx.bfloat16).astype(rows.dtype))
 
 
 @dataclass(frozen=True)
 class CacheCost:
-    """bytes: a token, all layers. kl, largest, flips: as precision.Cost, from the 16-bit cache.
-    found: needles whose every token is the most probable one; nats: a needle's own, its mean."""
+    """bytes: allocated for a token, all layers. kl, largest, flips: as precision.Cost, from the
+    cache in the model's type. found: needles whose every token is the most probable one; nats: a
+    needle's own, its mean."""
 
-    bits: int
+    form: str
     bytes: float
     kl: float
     largest: float
@@ -45,26 +56,29 @@ def measure(
     """
     model, tokens = loaded.model, loaded.tokenizer.encode(text)
     asked = _needles(loaded, tokens, needles, length, np.random.default_rng(seed))
-    wanted = list(log_probabilities(model, tokens[:max_tokens], 16))
+    tokens = tokens[:max_tokens]
+
+    def new(form: str) -> list[LatentCache]:
+        if form == "bf16":
+            return [_RoundedCache() for _ in model.layers]
+        return model.make_cache(int(form))
+
+    wanted = list(log_probabilities(model, tokens, lambda: new("16")))
     costs = []
-    for bits in FORMS:
-        got = log_probabilities(model, tokens[:max_tokens], bits)
-        cost = distance("cache", str(bits), wanted, got)
-        cache = model.make_cache(bits)
-        found, nats = 0, 0.0
-        for context, answer in asked:
-            cache = model.make_cache(bits)
-            right, missed = _ask(loaded, cache, context, answer)
-            found, nats = found + right, nats + missed / len(asked)
-        size = sum(layer.nbytes for layer in cache) / (cache[0].nbytes // _row_bytes(cache[0]))
+    for form in FORMS:
+        got = log_probabilities(model, tokens, partial(new, form))
+        cost = distance("cache", form, wanted, got)
+        answers = [_ask(loaded, new(form), context, answer) for context, answer in asked]
+        found, nats = (sum(column) for column in zip(*answers, strict=True))
+        full = new(form)
+        mx.eval(model.hidden(mx.array([tokens[:STEP]]), full))
+        size = sum(layer.nbytes for layer in full) / STEP
         costs.append(
-            CacheCost(bits, size, cost.kl, cost.largest, cost.flips, len(asked), found, nats)
+            CacheCost(
+                form, size, cost.kl, cost.largest, cost.flips, len(asked), found, nats / len(asked)
+            )
         )
     return costs
-
-
-def _row_bytes(layer) -> int:
-    return sum(part[:, :1].nbytes for part in layer.export(0, 1).values())
 
 
 def _needles(
@@ -105,10 +119,10 @@ def _ask(loaded: Loaded, cache: list, context: list[int], answer: list[int]) -> 
 
 def table(costs: list[CacheCost]) -> str:
     """For a terminal."""
-    head = f"{'bits':>4}{'bytes/token':>13}{'KL nats/token':>15}{'largest':>10}{'flips':>8}"
+    head = f"{'form':>4}{'bytes/token':>13}{'KL nats/token':>15}{'largest':>10}{'flips':>8}"
     rows = [f"{head}{'needles found':>15}{'nats each':>11}"]
     for c in costs:
-        row = f"{c.bits:>4}{c.bytes:>13,.0f}{c.kl:>15.2e}{c.largest:>10.1e}{c.flips:>8.2%}"
+        row = f"{c.form:>4}{c.bytes:>13,.0f}{c.kl:>15.2e}{c.largest:>10.1e}{c.flips:>8.2%}"
         found = f"{c.found} of {c.needles}"
         rows.append(f"{row}{found:>15}{c.nats:>11.4f}")
     return "\n".join(rows)

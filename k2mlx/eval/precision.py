@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
+from k2mlx.cache import LatentCache
 from k2mlx.config import QuantSpec
 from k2mlx.load import Loaded
 from k2mlx.model import Model
@@ -87,13 +88,14 @@ def distance(part: str, form: str, wanted: Sequence[mx.array], got: Iterator[mx.
 
 
 def log_probabilities(
-    model: Model, tokens: list[int], cache_bits: int | None = None
+    model: Model,
+    tokens: list[int],
+    make_cache: Callable[[], list[LatentCache] | None] = lambda: None,
 ) -> Iterator[mx.array]:
-    """[window, V] float32 for each window, read by itself; through a cache of so many bits, if
-    any."""
+    """[window, V] float32 for each window, read by itself; through a new cache each, if any."""
     for begin in range(0, len(tokens), WINDOW):
-        cache = None if cache_bits is None else model.make_cache(cache_bits)
-        logits = model(mx.array([tokens[begin : begin + WINDOW]]), cache)[0].astype(mx.float32)
+        window = mx.array([tokens[begin : begin + WINDOW]])
+        logits = model(window, make_cache())[0].astype(mx.float32)
         value = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         mx.eval(value)
         yield value

@@ -17,7 +17,7 @@ import mlx.nn as nn
 
 from ..cache import BatchLayer, LatentCache, Rows
 from ..config import ModelConfig
-from .attention import expanded_attention, fused_size, latent_attention, packed_attention
+from .attention import expanded_attention, latent_attention, packed_attention
 from .quant import QuantizedLinear, quantized_matmul
 from .rope import YarnRope, softmax_scale
 
@@ -102,10 +102,7 @@ class MLA(nn.Module):
         L, V]. wait: may wait for the device between tiles, which bounds the memory."""
         q = mx.concatenate([q_nope, q_rope], axis=-1)
         if segments is None:
-            nope = self.config.qk_nope_head_dim
-            fused = nope if fused_size(nope, self.config.v_head_dim) else None
-            matrices = self._row_matrices(q.dtype)
-            return expanded_attention(q, rows, *matrices, self.scale, fused, wait)
+            return expanded_attention(q, rows, *self._row_matrices(q.dtype), self.scale, wait)
         assert isinstance(rows, mx.array), "segments are for training, which has no cache"
         (B, H), S = q.shape[:2], rows.shape[1]
         c, k_rope = mx.split(rows, [self.config.kv_lora_rank], axis=-1)
