@@ -118,7 +118,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name, unit in (("limit", "cases"), ("count", "of them")):
+    counted = "needles" if args.what == "cache" else "chats"
+    for name, unit in (("limit", "cases"), ("count", counted)):
         value = getattr(args, name, None)
         if value is not None and value < 1:
             raise RequestError(f"--{name}: got {value}, wanted 1 or more {unit}")

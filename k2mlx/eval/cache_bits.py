@@ -1,9 +1,9 @@
 """`k2mlx eval cache`: what the latent cache costs in 8 bits.
 
-Over the tokens of a text, read through the cache in windows: the KL in nats a token from the
-cache in the model's own type to another, as `k2mlx eval precision` defines it. And needles: a made-up number is
-stated somewhere in the text and asked for at its end; every cache is asked the same. Rows rounded
-to bfloat16, the type that K2 runs in, say how much is no loss.
+Over the tokens of a text, read through the cache in windows: the KL in nats a token from the cache
+in the model's own type to another, as `k2mlx eval precision` defines it. And needles: a made-up
+number is stated somewhere in the text and asked for at its end; every cache is asked the same. Rows
+rounded to bfloat16, the type that K2 runs in, say how much is no loss.
 """
 
 from __future__ import annotations
