@@ -5,9 +5,8 @@ Metal for a few new tokens only; everywhere else mx.fast.scaled_dot_product_atte
 [heads, new, cached], 2 GB a chunk of 2,048 tokens at 8 k and 34 GB at 128 k. A tile is some heads
 and some new tokens against all the rows that they see: whole rows of scores, so that softmax is one
 pass and nothing has to be put together afterwards, and MLX may still use a kernel of its own for
-one. The fused kernel for 128 with the rotary scores
-as its mask, as mlx-lm does it, was slower in tiles on an H100 (41 ms against 27 for 8 k, 1,800
-against 176 for a chunk at 128 k).
+one. The fused kernel for 128 with the rotary scores as its mask, as mlx-lm does it, was slower in
+tiles on an H100 (41 ms against 27 for 8 k, 1,800 against 176 for a chunk at 128 k).
 
 Tiles wait for one another: MLX would otherwise run as many at once as it likes and hold all their
 scores.
