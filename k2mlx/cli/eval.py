@@ -6,6 +6,7 @@
   text    bits per byte of the held-out documents in a folder of shards, each source by itself
   chat    unedited chats of three turns without tools, the user's lines drawn by seed
   precision  what each part of the model costs in 8, 6 and 4 bits: KL to floating point over a text
+  cache   what the latent cache costs in 8 bits: bytes, KL over a text, numbers asked back from it
   overlap how much of the held-out questions and documents stands in training shards after all
 
 Answers of tools and calls are greedy unless --temperature says otherwise. Progress goes to standard
@@ -17,6 +18,7 @@ Example:
   k2mlx eval text --model models/k2-nano --data runs/shards --max-tokens 70000
   k2mlx eval chat --model models/k2-nano --seed 1 --count 20
   k2mlx eval precision --model models/k2-nano --file models/k2-nano/README.md
+  k2mlx eval cache --model models/k2-nano --file models/k2-nano/README.md
   k2mlx eval overlap --data runs/shards
 """
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from k2mlx.generate.engine import Engine
     from k2mlx.generate.sampling import Sampling
 
-WHAT = "tools|calls|text|chat|precision|overlap"
+WHAT = "tools|calls|text|chat|precision|cache|overlap"
 SHOWN_FAILURES = 20
 
 
@@ -56,8 +58,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     chat = commands.add_parser("chat", help="unedited chats, to be read")
     overlap = commands.add_parser("overlap", help="what is held out and stands in training data")
     precision = commands.add_parser("precision", help="what each part costs in fewer bits")
+    cache = commands.add_parser("cache", help="what the latent cache costs in 8 bits")
     calls.add_argument("file", metavar="FILE", help="JSONL, one case a line")
-    for command in (tools, calls, text, chat, precision, overlap):
+    for command in (tools, calls, text, chat, precision, cache, overlap):
         command.add_argument(
             "--model", default="models/k2-nano", help="folder or name (default: %(default)s)"
         )
@@ -78,8 +81,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="read at most N tokens of a source, the beginning of each document (default: all)",
     )
-    precision.add_argument("--file", type=Path, required=True, help="text to compare on")
-    precision.add_argument("--max-tokens", type=int, default=4096, help="default: %(default)s")
+    for command in (precision, cache):
+        command.add_argument("--file", type=Path, required=True, help="text to compare on")
+        command.add_argument("--max-tokens", type=int, default=4096, help="default: %(default)s")
+    cache.add_argument("--count", type=int, default=24, help="needles (default: %(default)s)")
+    cache.add_argument(
+        "--length", type=int, default=1024, help="tokens around a needle (default: %(default)s)"
+    )
     overlap.add_argument(
         "--data", type=Path, nargs="+", required=True, help="folders of 'k2mlx data build'"
     )
@@ -103,13 +111,15 @@ def run(args: argparse.Namespace) -> None:
         "text": _run_text,
         "chat": _run_chat,
         "precision": _run_precision,
+        "cache": _run_cache,
         "overlap": _run_overlap,
     }
     runs[args.what](args, path)
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name, unit in (("limit", "cases"), ("count", "chats")):
+    counted = "needles" if args.what == "cache" else "chats"
+    for name, unit in (("limit", "cases"), ("count", counted)):
         value = getattr(args, name, None)
         if value is not None and value < 1:
             raise RequestError(f"--{name}: got {value}, wanted 1 or more {unit}")
@@ -131,10 +141,7 @@ def _run_precision(args: argparse.Namespace, path: Path) -> None:
     forms: dict[str, QuantSpec | None] = {"bf16": None}
     forms |= {f"q{bits}:{size}": QuantSpec(bits, size) for bits in (8, 6, 4) for size in (64, 32)}
     forms["int4"] = QuantSpec(4, 32, "symmetric")
-    try:
-        text = args.file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise RequestError(f"{args.file}: not UTF-8, wanted a text file") from None
+    text = _read_text(args.file)
     say = sys.stderr if args.json else sys.stdout
     print(f"{'part':16}{'form':>7}{'KL nats/token':>15}{'largest':>10}{'flips':>9}", file=say)
 
@@ -145,6 +152,27 @@ def _run_precision(args: argparse.Namespace, path: Path) -> None:
     costs = measure(load(path, mx.float32, as_stored=True), text, forms, args.max_tokens, show)
     if args.json:
         print(json.dumps({"model": str(path), "costs": [asdict(cost) for cost in costs]}))
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RequestError(f"{file}: not UTF-8, wanted a text file") from None
+
+
+def _run_cache(args: argparse.Namespace, path: Path) -> None:
+    from dataclasses import asdict
+
+    from k2mlx.eval import cache_bits
+    from k2mlx.load import load
+
+    text = _read_text(args.file)
+    costs = cache_bits.measure(load(path), text, args.max_tokens, args.count, args.length)
+    if args.json:
+        print(json.dumps({"model": str(path), "costs": [asdict(cost) for cost in costs]}))
+    else:
+        print(cache_bits.table(costs))
 
 
 def _run_tools(args: argparse.Namespace, path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
+from k2mlx.cache import LatentCache
 from k2mlx.config import QuantSpec
 from k2mlx.load import Loaded
 from k2mlx.model import Model
@@ -57,7 +58,7 @@ def measure(
     weights = dequantize_weights(loaded.model.named_parameters(), loaded.config)
     model = Model(config)
     model.load_weights(list(weights.items()))
-    wanted = list(_log_probabilities(model, tokens))
+    wanted = list(log_probabilities(model, tokens))
     costs = []
     for part, marks in PARTS.items():
         mine = {k: w for k, w in weights.items() if w.ndim > 1 and any(m in k for m in marks)}
@@ -66,7 +67,7 @@ def measure(
                 continue
             rounded = {name: _rounded(w, spec) for name, w in mine.items()}
             model.load_weights(list(rounded.items()), strict=False)
-            costs.append(_cost(part, form, wanted, _log_probabilities(model, tokens)))
+            costs.append(distance(part, form, wanted, log_probabilities(model, tokens)))
             on_cost(costs[-1])
         model.load_weights(list(mine.items()), strict=False)
     return costs
@@ -76,7 +77,8 @@ def _rounded(w: mx.array, spec: QuantSpec | None) -> mx.array:
     return w.astype(mx.bfloat16).astype(w.dtype) if spec is None else fake_quantize(w, spec)
 
 
-def _cost(part: str, form: str, wanted: Sequence[mx.array], got: Iterator[mx.array]) -> Cost:
+def distance(part: str, form: str, wanted: Sequence[mx.array], got: Iterator[mx.array]) -> Cost:
+    """Of what `log_probabilities` gave, window by window."""
     kls, flips = [], []
     for p, q in zip(wanted, got, strict=True):
         kls.append(np.array((mx.exp(p) * (p - q)).sum(-1)))
@@ -85,10 +87,15 @@ def _cost(part: str, form: str, wanted: Sequence[mx.array], got: Iterator[mx.arr
     return Cost(part, form, float(kl.mean()), float(kl.max()), float(flipped.mean()))
 
 
-def _log_probabilities(model: Model, tokens: list[int]) -> Iterator[mx.array]:
-    """[window, V] float32 for each window, read by itself."""
+def log_probabilities(
+    model: Model,
+    tokens: list[int],
+    make_cache: Callable[[], list[LatentCache] | None] = lambda: None,
+) -> Iterator[mx.array]:
+    """[window, V] float32 for each window, read by itself; through a new cache each, if any."""
     for begin in range(0, len(tokens), WINDOW):
-        logits = model(mx.array([tokens[begin : begin + WINDOW]]))[0].astype(mx.float32)
+        window = mx.array([tokens[begin : begin + WINDOW]])
+        logits = model(window, make_cache())[0].astype(mx.float32)
         value = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         mx.eval(value)
         yield value

@@ -57,11 +57,12 @@ class MLA(nn.Module):
         L, offset = x.shape[1], 0 if cache is None else cache.offset
         q_nope, q_rope, new = self.project(x, offset)
         rows: Rows = new if cache is None else cache.append(new)
+        wait = cache is not None
         if isinstance(offset, mx.array):
-            return self.merge(self.absorbed(q_nope, q_rope, rows, offset))
+            return self.merge(self.absorbed(q_nope, q_rope, rows, offset, wait))
         if segments is None and self.absorbed_is_cheaper(L, rows.shape[1]):
-            return self.merge(self.absorbed(q_nope, q_rope, rows))
-        return self.merge(self.plain(q_nope, q_rope, rows, segments))
+            return self.merge(self.absorbed(q_nope, q_rope, rows, None, wait))
+        return self.merge(self.plain(q_nope, q_rope, rows, segments, wait))
 
     def project(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """x [B, L, hidden] -> q_nope [B, H, L, N], q_rope [B, H, L, R], and the rows [B, L, C + R]
@@ -98,13 +99,18 @@ class MLA(nn.Module):
         return absorbed < plain
 
     def plain(
-        self, q_nope: mx.array, q_rope: mx.array, rows: Rows, segments: mx.array | None = None
+        self,
+        q_nope: mx.array,
+        q_rope: mx.array,
+        rows: Rows,
+        segments: mx.array | None = None,
+        wait: bool = False,
     ) -> mx.array:
         """Expand the cache. q_nope [B, H, L, N], q_rope [B, H, L, R], rows [B, S, C + R] -> [B, H,
-        L, V]."""
+        L, V]. wait: may wait for the device between tiles, which bounds the memory."""
         q = mx.concatenate([q_nope, q_rope], axis=-1)
         if segments is None:
-            return expanded_attention(q, rows, *self._row_matrices(q.dtype), self.scale)
+            return expanded_attention(q, rows, *self._row_matrices(q.dtype), self.scale, wait)
         assert isinstance(rows, mx.array), "segments are for training, which has no cache"
         (B, H), S = q.shape[:2], rows.shape[1]
         c, k_rope = mx.split(rows, [self.config.kv_lora_rank], axis=-1)
@@ -115,13 +121,18 @@ class MLA(nn.Module):
         return packed_attention(q, k, v, self.scale, segments)
 
     def absorbed(
-        self, q_nope: mx.array, q_rope: mx.array, rows: Rows, offset: mx.array | None = None
+        self,
+        q_nope: mx.array,
+        q_rope: mx.array,
+        rows: Rows,
+        offset: mx.array | None = None,
+        wait: bool = False,
     ) -> mx.array:
         """Attend in the latent space: one shared key [c, k_rope] and value c for all heads. Shapes
         as `plain`; offset [B]: how many rows each sequence had before the new ones, where that
         differs."""
         q = self.latent_queries(q_nope, q_rope)
-        return self.from_latent(latent_attention(q, rows, self.scale, offset))
+        return self.from_latent(latent_attention(q, rows, self.scale, offset, wait))
 
     def latent_queries(self, q_nope: mx.array, q_rope: mx.array) -> mx.array:
         """Queries moved into the latent space, [B, H, L, C + R]."""
