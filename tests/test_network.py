@@ -41,6 +41,7 @@ REQUEST = {"messages": [{"role": "user", "content": "hi"}]}
 COMMANDS = [  # and how they end
     ("--version", 0),
     ("generate --model {tiny} --prompt hi --max-tokens 3", 0),
+    ("generate --model {tiny} --prompt hi --max-tokens 3 --prefix-cache", 0),
     ("generate --model no/such-model --prompt hi", 2),
     ("render --format k2-nano {folder}/request.json", 0),
     ("parse --format k2-nano {folder}/output.txt", 0),

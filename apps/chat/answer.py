@@ -39,7 +39,8 @@ class Call:
 class Cost:
     """What the rounds of an answer cost together. Units: tokens, tokens a second.
 
-    `context` is what the conversation fills of the context after the last round.
+    `context` is what the conversation fills of the context after the last round. `prompt_tokens`
+    were computed, `cached` were there from before, `from_disk` of those on disk.
     """
 
     context: int = 0
@@ -47,6 +48,8 @@ class Cost:
     speed: float = 0.0
     prompt_tokens: int = 0
     prompt_speed: float = 0.0
+    cached: int = 0
+    from_disk: int = 0
 
     @staticmethod
     def of(rounds: Iterable[Stats]) -> Cost:
@@ -68,6 +71,8 @@ class Cost:
             speed=later / writing if writing else 0.0,
             prompt_tokens=computed,
             prompt_speed=computed / reading if reading else 0.0,
+            cached=sum(one.cached_tokens for one in read),
+            from_disk=sum(one.disk_tokens for one in read),
         )
 
 

@@ -21,11 +21,17 @@ _HERE = Path(__file__).parent
 
 
 def serve(
-    model: str, *, host: str = "127.0.0.1", port: int | None = None, browser: bool = True
+    model: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    browser: bool = True,
+    **engine_options: Any,
 ) -> None:
     """Load the model and serve the page until interrupted.
 
     port: None takes the first free one from 7860. browser: open the page there.
+    engine_options: of k2mlx.generate.Engine.
 
     Raises: CheckpointError and ConfigError for the model, RequestError for the address,
     MissingExtraError without Gradio.
@@ -44,7 +50,7 @@ def serve(
         from k2mlx.generate import Engine
         from k2mlx.load import load
 
-        with Engine(lambda: load(path)) as engine:
+        with Engine(lambda: load(path), **engine_options) as engine:
             _say_loaded(engine)
             run(engine, listener, lambda: announce(address, browser))
 

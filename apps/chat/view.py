@@ -184,6 +184,9 @@ def _footer(answer: Answer) -> str:
         parts.append(_speed(cost))
     if cost.prompt_speed:
         parts.append(f"prompt {cost.prompt_tokens:,} tokens at {cost.prompt_speed:,.0f}/s")
+    if cost.cached:
+        disk = f" ({cost.from_disk:,} on disk)" if cost.from_disk else ""
+        parts.append(f"{cost.cached:,} kept from before{disk}")
     return f'<div class="k2-cost">{" · ".join(parts)}</div>' if parts else ""
 
 

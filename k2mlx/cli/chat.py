@@ -3,6 +3,9 @@
 The page is served by this machine to this machine; nothing leaves it. --host 0.0.0.0 lets others on
 the network use it, without a password.
 
+What the model has read is kept, in memory and on disk, so that a long conversation goes on at once
+also after a restart; `k2mlx clean cache` removes it, --no-prefix-cache keeps nothing.
+
 Example:
   k2mlx chat
   k2mlx chat --model models/k2-nano --port 8000 --no-browser
@@ -13,6 +16,7 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
 
+from k2mlx.cli import prefix
 from k2mlx.home import bundled
 
 
@@ -31,6 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, metavar="N", help="port to listen on (default: next free from 7860)"
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
+    prefix.arguments(parser, default=True)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,7 +44,13 @@ def run(args: argparse.Namespace) -> None:
 
     app = load_app("chat")
     serve = import_module(f"{app.__name__}.serve").serve
-    serve(args.model, host=args.host, port=args.port, browser=not args.no_browser)
+    serve(
+        args.model,
+        host=args.host,
+        port=args.port,
+        browser=not args.no_browser,
+        **prefix.engine_options(args),
+    )
 
 
 def load_app(name: str) -> ModuleType:

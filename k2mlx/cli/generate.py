@@ -7,6 +7,7 @@ Example:
   k2mlx generate --prompt "What is the capital of France?"
   k2mlx generate --raw --prompt "Once upon a time" --max-tokens 60 --seed 1
   k2mlx generate --model models/k2-nano --prompt - --temperature 0 --json < question.txt
+  k2mlx generate --prefix-cache --prompt - < long.txt    the second time it is not read again
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
+from k2mlx.cli import prefix
 from k2mlx.errors import RequestError
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         " tokens are the same but for ties within rounding (default: off)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    prefix.arguments(parser, default=False)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,7 +71,8 @@ def run(args: argparse.Namespace) -> None:
     )
     path = find_model(args.model)
     bar = ProgressBar(sys.stderr) if sys.stderr.isatty() else None
-    with Engine(lambda: load(path), chunk=CHUNK, speculate=args.speculate) as engine:
+    options = {"speculate": args.speculate, **prefix.engine_options(args)}
+    with Engine(lambda: load(path), chunk=CHUNK, **options) as engine:
         if args.raw:
             answer = engine.submit(engine.tokenizer.encode(prompt), sampling, bar)
             pieces = _raw_pieces(engine, answer)
@@ -150,6 +154,8 @@ def _report(engine: "Engine", text: str, stats: "Stats") -> dict[str, Any]:
         "text": text,
         "finish_reason": stats.finish_reason,
         "prompt_tokens": stats.prompt_tokens,
+        "cached_tokens": stats.cached_tokens,
+        "disk_tokens": stats.disk_tokens,
         "completion_tokens": stats.completion_tokens,
         "drafted_tokens": stats.drafted_tokens,
         "accepted_tokens": stats.accepted_tokens,
@@ -165,10 +171,13 @@ def _report(engine: "Engine", text: str, stats: "Stats") -> dict[str, Any]:
 
 
 def _summary(stats: "Stats") -> str:
-    drafted = stats.drafted_tokens
+    drafted, cached = stats.drafted_tokens, ""
     guessed = f" {stats.accepted_tokens} of {drafted} guesses right;" if drafted else ""
+    if stats.cached_tokens:
+        disk = f", {stats.disk_tokens} of them on disk" if stats.disk_tokens else ""
+        cached = f" ({stats.cached_tokens} kept from before{disk})"
     return (
-        f"[prompt {stats.prompt_tokens} tokens, {stats.prompt_tokens_per_second:.0f}/s;"
+        f"[prompt {stats.prompt_tokens} tokens{cached}, {stats.prompt_tokens_per_second:.0f}/s;"
         f" answer {stats.completion_tokens} tokens, {stats.tokens_per_second:.0f}/s;{guessed}"
         f" {stats.peak_memory / 1e6:.0f} MB at most]"
     )

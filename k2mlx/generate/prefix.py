@@ -22,6 +22,7 @@ import mlx.core as mx
 import numpy as np
 
 from k2mlx.cache import LatentCache
+from k2mlx.errors import CheckpointError
 from k2mlx.generate.memory import PrefixSettings, default_budget
 from k2mlx.load import Loaded
 
@@ -228,7 +229,29 @@ class PrefixStore:
 def open_store(loaded: Loaded, settings: PrefixSettings) -> PrefixStore:
     """The store for a model that has just been loaded; called on the engine's thread."""
     budget = default_budget() if settings.memory is None else settings.memory
-    return PrefixStore(budget, loaded.model.make_cache)
+    return PrefixStore(budget, loaded.model.make_cache, _open_disk(loaded, settings))
+
+
+def _open_disk(loaded: Loaded, settings: PrefixSettings) -> DiskStore | None:
+    if settings.disk == 0:
+        return None
+    from k2mlx import __version__
+    from k2mlx.generate import disk
+    from k2mlx.generate.identity import model_identity
+
+    try:
+        folder = settings.folder or disk.default_folder()
+        size = disk.default_budget(folder) if settings.disk is None else settings.disk
+        cache, norm = (
+            loaded.model.make_cache(),
+            loaded.model.named_parameters()["model.norm.weight"],
+        )
+        # The version too: rows that an error of ours made must not outlive it.
+        form = f"k2mlx {__version__}, {len(cache)} layers of form {cache[0].form}, {norm.dtype}"
+        return disk.DiskStore(folder, size, f"{model_identity(loaded.path)}, {form}")
+    except (OSError, CheckpointError) as error:
+        disk.to_stderr(f"{error}; nothing is kept on disk")
+        return None
 
 
 def _shared(a: np.ndarray, b: np.ndarray) -> int:

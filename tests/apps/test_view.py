@@ -1,5 +1,6 @@
 """The page's HTML: nothing that anybody writes becomes a tag, and cards say what happened."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -107,6 +108,12 @@ def test_what_it_cost_is_said_at_the_end():
     cost = Cost(context=400, tokens=12, speed=34.4, prompt_tokens=1234, prompt_speed=5678.9)
     shown = read(view.answer_html(Answer(finish_reason="stop", cost=cost, done=True)))
     assert shown == "12 tokens · 34 tokens/s · prompt 1,234 tokens at 5,679/s"
+    cost = replace(cost, cached=4321)
+    shown = read(view.answer_html(Answer(finish_reason="stop", cost=cost, done=True)))
+    assert "at 5,679/s · 4,321 kept from before" in shown
+    cost = replace(cost, from_disk=4096)
+    shown = read(view.answer_html(Answer(finish_reason="stop", cost=cost, done=True)))
+    assert "4,321 kept from before (4,096 on disk)" in shown
     shown = read(view.answer_html(Answer(finish_reason="cancelled", cost=cost, done=True)))
     assert shown.startswith("stopped · ")
     shown = read(view.answer_html(Answer(finish_reason="length", done=True)))
