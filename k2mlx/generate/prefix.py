@@ -15,7 +15,7 @@ Everything here runs on the engine's thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
@@ -81,7 +81,11 @@ class PrefixStore:
     @property
     def nbytes(self) -> int:
         """Bytes that are kept now; never more than the budget."""
-        return sum(entry.nbytes for entry in self._entries)
+        return sum(entry.nbytes for entry in list(self._entries))
+
+    def figures(self) -> dict[str, int]:
+        """What the store holds and has done so far, for people and monitors; from any thread."""
+        return {**asdict(self.counters), "entries": len(self._entries), "bytes": self.nbytes}
 
     @property
     def disk_budget(self) -> int:
