@@ -204,7 +204,7 @@ class _SampledTurn:
 
 
 def _spells(run: tuple[int, ...], wanted: bytes, tokenizer: Tokenizer) -> bool:
-    if not 0 <= min(run) <= max(run) < tokenizer.vocab_size:
+    if not run or not 0 <= min(run) <= max(run) < tokenizer.vocab_size:
         return False
     parts = [tokenizer.token_bytes(token) for token in run]
     return all(parts) and b"".join(parts) == wanted  # a marker has no bytes

@@ -1,5 +1,6 @@
 """Generating text: `engine` runs a model on its thread, `sampling` chooses tokens, `chat` speaks
-events. Read `engine`, then `sequence`, which is one request's work, and `generation`, its reader.
+events. Read `engine`, then `sequence`, which is one request's work, and `generation`, its reader;
+`prefix` keeps what was computed for the next request, `disk` and `block` for the next start.
 
 For a script, two functions suffice:
 
@@ -19,6 +20,7 @@ from k2mlx.generate.chat import ChatStream, stream_chat
 from k2mlx.generate.engine import Engine
 from k2mlx.generate.generation import Generation, Stats
 from k2mlx.generate.info import EngineInfo
+from k2mlx.generate.memory import PrefixSettings
 from k2mlx.generate.sampling import Sampling
 from k2mlx.load import load
 
@@ -27,6 +29,7 @@ __all__ = [
     "Engine",
     "EngineInfo",
     "Generation",
+    "PrefixSettings",
     "Sampling",
     "Stats",
     "answer",

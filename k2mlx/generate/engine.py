@@ -80,6 +80,13 @@ class Engine:
         return self._worker.ready().tokenizer
 
     @property
+    def prefix_figures(self) -> dict[str, int]:
+        """What was kept of earlier prompts and what it saved; see `prefix.Counters`. Empty when
+        nothing is kept."""
+        self._worker.ready()
+        return self._worker.prefix_figures()
+
+    @property
     def loading(self) -> bool:
         """Whether the model is still being loaded; other calls would wait for it."""
         return not self._worker.settled.is_set()
@@ -196,6 +203,10 @@ class _Worker:
         """May run in a garbage collection: takes no lock (SimpleQueue.put is reentrant)."""
         self._stopping = True
         self._jobs.put(None)
+
+    def prefix_figures(self) -> dict[str, int]:
+        prefix = self._prefix
+        return {} if prefix is None else prefix.figures()
 
     # Called on the engine's thread.
 

@@ -15,7 +15,7 @@ Everything here runs on the engine's thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
@@ -77,11 +77,18 @@ class PrefixStore:
         self._make_cache = make_cache
         self._disk = disk
         self._entries: list[_Entry] = []  # the last used is last
+        # One that is larger than the budget stays whole until it is on disk or a request begins.
+        self._passing: _Entry | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept now; never more than the budget."""
-        return sum(entry.nbytes for entry in self._entries)
+        """Bytes that are kept now; never more than the budget (what is larger than that by itself
+        and still on its way to the disk is not counted)."""
+        return sum(entry.nbytes for entry in list(self._entries))
+
+    def figures(self) -> dict[str, int]:
+        """What the store holds and has done so far, for people and monitors; from any thread."""
+        return {**asdict(self.counters), "entries": len(self._entries), "bytes": self.nbytes}
 
     @property
     def disk_budget(self) -> int:
@@ -97,6 +104,7 @@ class PrefixStore:
         At least the prompt's last token is left to compute, because the first token of the answer
         is sampled from its logits.
         """
+        self._passing = None
         wanted = np.asarray(prompt[:-1], np.int32)
         shared, entry = self._longest(wanted)
         known = self._disk.known(wanted) if self._disk else 0
@@ -127,9 +135,10 @@ class PrefixStore:
                 self._entries.remove(entry)
         entry = _Entry(held, cache, _bytes(cache))
         if entry.nbytes > self.budget:
+            self._passing = entry if self._disk is not None else None
             entry = self._cut(entry)
         if entry is not None:
-            self.make_room(entry.nbytes)
+            self._evict(entry.nbytes)
             self._entries.append(entry)
 
     def make_room(self, size: int) -> int:
@@ -137,10 +146,8 @@ class PrefixStore:
 
         With the whole budget as size everything goes: for whoever needs the memory more.
         """
-        before = self.nbytes
-        while self._entries and self.nbytes + size > self.budget:
-            self._entries.pop(0)
-            self.counters.evictions += 1
+        before, self._passing = self.nbytes, None
+        self._evict(size)
         return before - self.nbytes
 
     def save_some(self) -> bool:
@@ -150,16 +157,20 @@ class PrefixStore:
         milliseconds. The writing itself is done on the disk's own thread.
         """
         if self._disk is None or not self._disk.working:
+            self._passing = None
             return False
-        for entry in reversed(self._entries):
+        passing = [self._passing] if self._passing is not None else []
+        for entry in [*passing, *reversed(self._entries)]:
             if entry.on_disk + self._disk.block <= len(entry.tokens):
                 entry.on_disk = self._disk.save(entry.tokens, entry.cache, entry.on_disk)
                 return True
+        self._passing = None
         return False
 
     def clear(self) -> None:
         """Forget, and free the memory."""
         self._entries.clear()
+        self._passing = None
 
     def close(self) -> None:
         """Save what is not on the disk yet, wait for it, and free the memory."""
@@ -168,6 +179,11 @@ class PrefixStore:
         self.clear()
         if self._disk is not None:
             self._disk.close()
+
+    def _evict(self, size: int) -> None:
+        while self._entries and self.nbytes + size > self.budget:
+            self._entries.pop(0)
+            self.counters.evictions += 1
 
     def _longest(self, wanted: np.ndarray) -> tuple[int, _Entry | None]:
         best: tuple[int, _Entry | None] = 0, None

@@ -96,6 +96,7 @@ def test_another_split_is_not_what_the_tokenizer_gives():
         (MARK["<|im_end|>"], *TOKENIZER.encode("ab")),  # a marker spells nothing
         tuple(TOKENIZER.encode("é"))[:1] if len(TOKENIZER.encode("é")) > 1 else (17 + 0xC3,),
         (10**6,),
+        (),
         (-1, 5),
         tuple(TOKENIZER.encode("abc")),
     ],

@@ -403,6 +403,24 @@ def test_a_restarted_engine_reads_what_the_last_one_computed(tiny, tmp_path):
     assert cached == [(0, 0), (2 * BLOCK, 2 * BLOCK)]
 
 
+@pytest.mark.parametrize("budget", [0, 300 * LAYERS * WIDTH * 4])
+def test_what_is_too_large_for_the_memory_is_saved_whole(opened, budget):
+    tokens = tokens_of(12, 3 * BLOCK)
+    cache = filled(tokens)
+    store = PrefixStore(budget, lambda: [LatentCache() for _ in range(LAYERS)], opened())
+    store.keep(tokens, cache)
+    assert store.nbytes <= budget
+    while store.save_some():
+        pass
+    store.close()
+    assert opened().known(tokens) == 3 * BLOCK
+    assert store._passing is None
+    gone = PrefixStore(budget, lambda: [LatentCache() for _ in range(LAYERS)], opened())
+    gone.keep(tokens, cache)
+    gone.take([5, 6])  # a request begins: its memory comes first
+    assert gone._passing is None
+
+
 def test_saving_begins_while_no_request_waits(tiny, tmp_path):
     settings = PrefixSettings(disk=PLENTY, folder=tmp_path)
     with Engine(lambda: load(tiny), prefix=settings) as engine:

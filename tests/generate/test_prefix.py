@@ -178,6 +178,11 @@ def test_a_shared_system_prompt_is_computed_once(make_engine, scripted):
     list(again)
     assert again.stats.cached_tokens == len(system) + 2
     assert (again.stats.disk_tokens, again.stats.prompt_tokens) == (0, len(system) + 3)
+    figures = engine.prefix_figures
+    assert (figures["hits"], figures["misses"], figures["evictions"]) == (4, 1, 0)
+    assert figures["saved"] == 4 * len(system) + 2
+    assert (figures["entries"], figures["bytes"] > 0) == (4, True)
+    assert make_engine(reuse=False).prefix_figures == {}
 
 
 def test_the_next_turn_computes_only_what_is_new(make_engine, scripted):
