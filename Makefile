@@ -36,7 +36,7 @@ parity:  ## Compare with transformers on torch (downloads torch)
 
 bench:  ## Measure k2-nano against mlx-lm on this machine
 	@sh scripts/setup.sh bench
-	@$(PY) -m k2mlx bench --model models/k2-nano --against mlx-lm $(ARGS)
+	@$(PY) -m k2mlx bench --model models/k2-nano $(ARGS)
 
 hooks:  ## Run make check before every commit
 	git config core.hooksPath .githooks

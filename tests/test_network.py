@@ -46,7 +46,7 @@ COMMANDS = [  # and how they end
     ("render --format k2-nano {folder}/request.json", 0),
     ("parse --format k2-nano {folder}/output.txt", 0),
     ("eval tools --model {tiny} --limit 1 --max-tokens 2", 0),
-    ("bench --model {tiny} --prompt-tokens 16 --generate 2 --rounds 1", 0),
+    ("bench --model {tiny} --case experts-1 --rounds 1", 0),
     ("doctor --model {tiny}", 1),  # it has no stored logits
     ("models list", 0),
     ("models rm nothing --yes", 2),

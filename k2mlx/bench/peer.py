@@ -1,10 +1,10 @@
-"""Our weights in mlx-lm's module tree: the same codes, another cut.
+"""Our weights in mlx-lm's module tree: the same arrays, or the same codes cut differently.
 
 mlx-lm keeps an expert's gate and up as two stacks, and kv_b_proj as embed_q and unembed_out. The
-first is a split of rows. The second its own loader makes by dequantising, cutting by head and
-quantising again along another side, which changes values a little: so the peer that is timed
-does that, and the one whose logits are compared keeps the two in floating point, where the cut is
-exact.
+first is a split of rows, which takes memory of its own. The second its own loader makes by
+dequantising, cutting by head and quantising again along another side, which changes values a
+little: so logits are compared while the two are in floating point, where the cut is exact, and
+`store_kv_b` then does what mlx-lm's loader would have done, for the clock.
 """
 
 from typing import Any
@@ -12,25 +12,23 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from k2mlx.config import ModelConfig, QuantSpec
+from k2mlx.config import ModelConfig, QuantSpec, module_path
 from k2mlx.load import Loaded
 from k2mlx.model import Model
 from k2mlx.nn.quant import QuantizedMatrix
 
 
-def build(loaded: Loaded, *, exact: bool = False) -> nn.Module:
-    """mlx-lm's deepseek_v3 with the weights of a loaded model, in their dtype and quantisation.
+KV_B = ("embed_q", "unembed_out")
 
-    exact: keep embed_q and unembed_out in floating point.
-    """
+
+def build(loaded: Loaded) -> nn.Module:
+    """mlx-lm's deepseek_v3 with the weights of a model that was loaded as stored, in their dtype
+    and quantisation; embed_q and unembed_out in floating point until `store_kv_b`."""
     from mlx_lm.models import deepseek_v3
 
     config = loaded.config
-    weights = _renamed(_with_biases(loaded.model))
-    if exact:
-        weights = _expand_kv_b(weights, config)
     peer = deepseek_v3.Model(deepseek_v3.ModelArgs.from_dict(config.to_dict()))
-    weights = peer.sanitize(weights)
+    weights = peer.sanitize(_expand_kv_b(_renamed(_with_biases(loaded.model)), config))
 
     def stored(path: str, module: nn.Module) -> dict[str, Any] | bool:
         spec = _spec(config, path)
@@ -41,8 +39,20 @@ def build(loaded: Loaded, *, exact: bool = False) -> nn.Module:
     nn.quantize(peer, class_predicate=stored)
     peer.load_weights(list(weights.items()))
     peer.eval()
-    mx.eval(peer.parameters())
     return peer
+
+
+def store_kv_b(peer: nn.Module, config: ModelConfig) -> None:
+    """Quantise embed_q and unembed_out as kv_b_proj is, if it is: mlx-lm's `sanitize`."""
+
+    def stored(path: str, module: nn.Module) -> dict[str, Any] | bool:
+        spec = _spec(config, path)
+        if not path.endswith(KV_B) or spec is None:
+            return False
+        return {"group_size": spec.group_size, "bits": spec.bits}
+
+    nn.quantize(peer, class_predicate=stored)
+    mx.eval(peer.parameters())
 
 
 def _with_biases(model: Model) -> dict[str, mx.array]:
@@ -86,11 +96,6 @@ def _expand_kv_b(weights: dict[str, mx.array], config: ModelConfig) -> dict[str,
 
 def _spec(config: ModelConfig, path: str) -> QuantSpec | None:
     """How mlx-lm's module of this path is stored."""
-    quantization = config.quantization
-    if quantization is None:
-        return None
-    if ".switch_mlp." in path:
-        return quantization.experts
-    if path == "lm_head":
-        return quantization.lm_head
-    return quantization.embed_tokens if path == "model.embed_tokens" else quantization.rest
+    for name in KV_B:
+        path = path.replace(f".{name}", ".kv_b_proj")
+    return config.spec(module_path(path).rstrip("."))

@@ -1,65 +1,150 @@
-"""Measure k2mlx against mlx-lm: the same weights, each in its own process, rounds in turn.
+"""Measure k2mlx against mlx-lm: the same weights in one process, rounds in turn.
 
-Prints one JSON object a line: `case` (prefill, decode, memory) and `ratio`, above 1 where k2mlx is
-better, beside both medians, all rounds, versions and settings. `agree` says whether both computed
-the same logits before the clock ran.
+Prints JSON objects, one a line, as cases are done: `ratio` is above 1 where k2mlx is better, for
+`measure` time and memory (the peak beyond the weights), beside both medians and all rounds.
+`against` is mlx-lm at its best, or what mlx_lm.server does. A case that cannot be measured says why
+(`skipped`). Before any clock runs, both compute the logits of random tokens: `agree`.
+
+--case takes names, or what several begin with: decode is decode-1, decode-4 and so on; all is all.
+--slice takes random weights at a model's true width instead of a model: for GPUs that hold a few
+layers (4 of K2 with --rest q4: 34 GB, and 21 GB for mlx-lm, whose experts are cut otherwise).
+--where instead says where the time of one decoded token goes.
 
 Example:
-  k2mlx bench --model models/k2-nano --against mlx-lm
-  k2mlx bench --prompt-tokens 1024 --generate 64 --rounds 7
+  k2mlx bench
+  k2mlx bench --case turns-1k,restart-1k --rounds 7
+  k2mlx bench --slice kimi-k2-thinking --layers 4 --rest q4 --case all
+  k2mlx bench --where --depth 512
 """
 
 import argparse
 import json
 import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from k2mlx.bench.cases import Case
+    from k2mlx.load import Loaded
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `k2mlx bench`."""
-
-    def option(name: str, default: int, text: str) -> None:
-        parser.add_argument(
-            name, type=int, default=default, metavar="N", help=f"{text} ({default})"
-        )
-
-    parser.add_argument(
-        "--model", default="models/k2-nano", metavar="PATH", help="default: %(default)s"
-    )
-    parser.add_argument("--against", default="mlx-lm", choices=["mlx-lm"], help="the other engine")
-    option("--prompt-tokens", 512, "tokens of the prompt")
-    option("--generate", 128, "tokens of the answer")
-    option("--rounds", 5, "timed rounds of each")
-    option("--chunk", 512, "prompt tokens computed at a time, by both")
-    parser.add_argument("--json", action="store_true", help="no difference: it is always JSON")
+    add = parser.add_argument
+    add("--model", metavar="PATH", help="a model's folder or name (models/k2-nano)")
+    add("--slice", metavar="MODEL", help="random weights of this shape, such as kimi-k2-thinking")
+    add("--layers", type=int, default=4, metavar="N", help="of the slice (%(default)s)")
+    add("--rest", default="q4", metavar="FORM", help="its matrices that are not experts (q4:32)")
+    add("--case", default="", metavar="NAME,...", help="what to measure; 'list' names all")
+    add("--rounds", type=int, default=5, metavar="N", help="timed rounds of each (%(default)s)")
+    add("--chunk", type=int, metavar="N", help="prompt tokens at a time, of both (2048; CPU: 512)")
+    add("--where", action="store_true", help="the parts of one decoded token, without mlx-lm")
+    add("--depth", type=int, default=1024, metavar="N", help="tokens before it (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print; 1 when the two do not compute the same."""
-    from k2mlx.bench import Plan, compare
-    from k2mlx.config import ModelConfig
+    cases = _cases(args.case)
+    if args.case == "list":
+        for case in cases:
+            print(f"{case.name:<18} {case.about}")
+        return 0
+    _check(args)
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = _loaded(args, Path(folder))
+        if args.where:
+            return _where(args, loaded)
+        return _compare(args, loaded, cases, Path(folder))
+
+
+def _compare(args: argparse.Namespace, loaded: "Loaded", cases: list["Case"], folder: Path) -> int:
+    from k2mlx.bench import contest, machine, rounds
+
+    _say("mlx-lm's model beside ours")
+    both = contest.prepare(loaded, folder, chunk=args.chunk, trained=args.slice is None)
+    del loaded
+    if not both.agreement.ok:
+        print(
+            f"k2mlx: the two engines do not compute the same logits: they differ by"
+            f" {both.agreement.difference:.2g}, {both.agreement.bound:.2g} is allowed",
+            file=sys.stderr,
+        )
+        return 1
+
+    def on_round(case: str, number: int, contender: str) -> None:
+        _say(f"{case}: round {number} of {args.rounds}: {contender}")
+
+    for row in rounds.run(both, cases, args.rounds, machine.about(), on_round):
+        _say("")
+        print(json.dumps(row), flush=True)
+    return 0
+
+
+def _where(args: argparse.Namespace, loaded: "Loaded") -> int:
+    from k2mlx.bench import machine, where
+    from k2mlx.load import expand_all_but_experts
+
+    if not machine.on_gpu():
+        expand_all_but_experts(loaded.model)  # as `load` does it there
+    found = where.where(loaded, args.depth, args.rounds)
+    print(where.table(found), file=sys.stderr)
+    print(json.dumps(found | {"model": loaded.path.name} | machine.about()))
+    return 0
+
+
+def _cases(names: str) -> list["Case"]:
+    from importlib.util import find_spec
+
+    from k2mlx.errors import MissingExtraError, RequestError
+
+    if find_spec("mlx_lm") is None:
+        raise MissingExtraError("mlx-lm is not installed; pip install 'mlx-lm==0.32.2'")
+    from k2mlx.bench.cases import CASES, QUICK
+
+    if names in ("all", "list"):
+        return list(CASES.values())
+    found = {}
+    for name in names.split(",") if names else QUICK:
+        family = [case for known, case in CASES.items() if known.startswith(f"{name}-")]
+        chosen = [CASES[name]] if name in CASES else family
+        if not chosen:
+            raise RequestError(f"--case: got {name!r}, wanted all or of {', '.join(CASES)}")
+        found |= {case.name: case for case in chosen}
+    return list(found.values())
+
+
+def _check(args: argparse.Namespace) -> None:
+    from k2mlx.errors import RequestError
+
+    if args.model and args.slice:
+        raise RequestError("--model and --slice: got both, wanted one; a slice has its own weights")
+    for option in ("rounds", "chunk", "layers", "depth"):
+        got = getattr(args, option)
+        if got is not None and got < 1:
+            raise RequestError(f"--{option}: got {got}, wanted 1 or more")
+
+
+def _loaded(args: argparse.Namespace, folder: Path) -> "Loaded":
+    from k2mlx.cli.convert import form
+    from k2mlx.config import QuantSpec
     from k2mlx.errors import RequestError
     from k2mlx.home import find_model
-    from k2mlx.tokenizer import load_tokenizer
+    from k2mlx.load import load
 
-    plan = Plan(args.prompt_tokens, args.generate, args.rounds, args.chunk)
-    path = find_model(args.model)
-    config = ModelConfig.load(path)
-    if plan.prompt + plan.generate > config.max_position_embeddings:
-        raise RequestError(
-            f"got {plan.prompt} tokens of prompt and {plan.generate} to generate, the context is"
-            f" {config.max_position_embeddings}; lower --prompt-tokens or --generate"
-        )
+    if args.slice is None:
+        return load(args.model or "models/k2-nano", as_stored=True)
+    from k2mlx.bench.slice import random_slice
 
-    def on_round(number: int, side: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[Kround {number} of {plan.rounds}: {side}", end="", file=sys.stderr)
+    rest = form("q4:32" if args.rest == "q4" else args.rest, "--rest")
+    if not (rest is None or isinstance(rest, QuantSpec)):
+        raise RequestError(f"--rest: got {args.rest!r}, wanted bf16, q8 or q4, such as q8:32")
+    _say("random weights")
+    config = find_model(args.slice)
+    out = folder / f"{config.name}-{args.layers}-layers"
+    return random_slice(config, out, layers=args.layers, rest=rest)
 
-    rows = list(compare(path.resolve(), plan, load_tokenizer(path).vocab_size, on_round))
+
+def _say(text: str) -> None:
     if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
-    for row in rows:
-        print(json.dumps(row))
-    if not all(row["agree"] for row in rows):
-        print("k2mlx: the two engines do not compute the same logits", file=sys.stderr)
-        return 1
-    return 0
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,140 @@
+"""Both engines over one model, and the proof that they compute the same before any clock runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from k2mlx.bench import machine, peer
+from k2mlx.generate import Engine
+from k2mlx.load import Loaded, expand_all_but_experts
+
+CHECK_TOKENS = 64
+FLOAT32_BOUND = 1e-3
+ROUNDINGS = 16  # of a layer's sums and products, about, one after another
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the logits of the two are apart: the norm of the difference by the norm of
+    mlx-lm's, over a prompt of random tokens, and what is allowed."""
+
+    difference: float
+    bound: float
+
+    @property
+    def ok(self) -> bool:
+        return self.difference <= self.bound  # false for NaN
+
+
+@dataclass
+class Contest:
+    """What the cases run on. Context: the engine refuses prompts beyond it, so it is widened to
+    what the cases need; `own_context` is the model's."""
+
+    loaded: Loaded
+    peer: nn.Module
+    chunk: int
+    scratch: Path
+    agreement: Agreement
+    own_context: int
+    trained: bool
+    peer_bytes: int
+
+    def engine(self, **options: Any) -> Engine:
+        """A new engine over the model that is already there."""
+        return Engine(lambda: self.loaded, chunk=self.chunk, **options)
+
+    def widened(self, context: int) -> Contest:
+        """The same with room for so many tokens. Speed is not changed by that, only what the
+        model makes of them."""
+        config = self.loaded.config
+        context = max(context, config.max_position_embeddings)
+        wide = replace(self.loaded, config=replace(config, max_position_embeddings=context))
+        return replace(self, loaded=wide)
+
+    def about(self) -> dict[str, Any]:
+        """What is the same in every row."""
+        config = self.loaded.config
+        quantization = config.quantization
+        return {
+            "model": self.loaded.path.name,
+            "layers": config.num_hidden_layers,
+            "chunk": self.chunk,
+            "dtype": dtype_name(self.loaded),
+            "quantization": asdict(quantization) if quantization else None,
+            "agree": self.agreement.ok,
+            "logit_difference": self.agreement.difference,
+            "logit_bound": self.agreement.bound,
+            "model_bytes": self.loaded.bytes,
+            "mlx_lm_extra_bytes": self.peer_bytes,
+        }
+
+
+def dtype_name(loaded: Loaded) -> str:
+    """Of the activations: float32, bfloat16."""
+    return str(loaded.model.model.norm.weight.dtype).removeprefix("mlx.core.")
+
+
+def prepare(
+    loaded: Loaded,
+    scratch: Path,
+    *,
+    chunk: int | None = None,
+    trained: bool = True,
+    build: Callable[[Loaded], nn.Module] = peer.build,
+) -> Contest:
+    """mlx-lm's model beside ours, and their agreement.
+
+    loaded: with every matrix as it is stored (`load(..., as_stored=True)`); on a CPU ours is then
+    expanded as `load` does there, after mlx-lm's has taken its arrays. chunk: prompt tokens at a
+    time, of both; by default 2,048 (mlx-lm's own default), 512 on a CPU. trained: whether the
+    weights mean something. Needs mlx-lm's gate and up stacks beside ours: 60 % of the experts.
+    """
+    before = _active()
+    theirs = build(loaded)
+    # Views of what the two share would be read by another thread, which cannot compute them.
+    mx.eval(loaded.model.parameters(), theirs.parameters())
+    if not machine.on_gpu():
+        expand_all_but_experts(loaded.model)
+    agreement = _agree(loaded, theirs)
+    peer.store_kv_b(theirs, loaded.config)
+    extra = _active() - before
+    size = chunk or (2048 if machine.on_gpu() else 512)
+    context = loaded.config.max_position_embeddings
+    return Contest(loaded, theirs, size, scratch, agreement, context, trained, extra)
+
+
+def _agree(loaded: Loaded, theirs: nn.Module) -> Agreement:
+    """In float32 on a CPU the two differ by rounding, 1e-5 or so.
+
+    In bfloat16 every result is rounded by up to 2^-9 in each of the two, so that one step moves
+    them apart by up to 2^-8. The steps' errors are independent and add up as a random walk does,
+    2^-8 sqrt(steps), with some 16 steps a layer: 3 % for 4 layers, 12 % for 61. (mlx-lm's router
+    itself works in bfloat16, and a near tie then picks another expert for a token; MLX's gather_qmm
+    on CUDA is no more exact than that.) Wrong weights, or a matrix in the wrong place, differ by
+    about 100 %. One H100, 4 layers of K2: 0.2 %.
+    """
+    tokens = mx.random.randint(
+        0, loaded.config.vocab_size, (1, CHECK_TOKENS), key=mx.random.key(0)
+    )
+    ours = loaded.model(tokens).astype(mx.float32)
+    other: Any = theirs(tokens)
+    other = other.astype(mx.float32)
+    difference = (mx.linalg.norm(ours - other) / mx.linalg.norm(other)).item()
+    assert isinstance(difference, float)
+    exact = loaded.model.model.norm.weight.dtype == mx.float32 and not machine.on_gpu()
+    layers = loaded.config.num_hidden_layers
+    return Agreement(difference, FLOAT32_BOUND if exact else 2**-8 * math.sqrt(ROUNDINGS * layers))
+
+
+def _active() -> int:
+    mx.synchronize()
+    mx.clear_cache()
+    return mx.get_active_memory()

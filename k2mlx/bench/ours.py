@@ -1,0 +1,124 @@
+"""How k2mlx does a job: through the engine and its queue, as everything else uses it.
+
+Where a job starts from a cache that is filled with random rows, which no request can ask for, it
+runs one level lower, on the Sequence that the engine runs for a request.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Sequence as SequenceOf
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from k2mlx.bench.measure import Taken
+from k2mlx.cache import LatentCache
+from k2mlx.generate import Engine, Sampling
+from k2mlx.generate.sequence import Sequence
+from k2mlx.load import Loaded
+
+
+def greedy(count: int) -> Sampling:
+    return Sampling(temperature=0, max_tokens=count, seed=0)
+
+
+def first_token(engine: Engine, prompt: list[int]) -> Taken:
+    """From submitting the prompt to the first token of the answer."""
+    generation = engine.submit(prompt, greedy(1), stop_ids=())
+    tokens = list(generation)
+    return Taken(generation.stats.first_token_seconds, [tokens])
+
+
+def decode(engine: Engine, prompts: SequenceOf[list[int]], count: int) -> Taken:
+    """Seconds a step, all prompts going on together: from the first token of any to the last of
+    all."""
+    began, generations = [], []
+    for prompt in prompts:
+        began.append(time.perf_counter())
+        generations.append(engine.submit(prompt, greedy(count), stop_ids=()))
+    tokens = [list(generation) for generation in generations]
+    stats = [generation.stats for generation in generations]
+    first = min(t + s.first_token_seconds for t, s in zip(began, stats, strict=True))
+    last = max(t + s.seconds for t, s in zip(began, stats, strict=True))
+    return Taken((last - first) / (count - 1), tokens)
+
+
+def converse(engine: Engine, opening: list[int], results: list[list[int]], answer: int) -> Taken:
+    """Turns of a tool conversation: an answer, a result, an answer, ...: seconds to the first token
+    of each turn after the first, and their mean."""
+    prompt, waits, tokens = list(opening), [], []
+    for result in [[], *results]:
+        prompt = prompt + result
+        generation = engine.submit(prompt, greedy(answer), stop_ids=())
+        said = list(generation)
+        waits.append(generation.stats.first_token_seconds)
+        tokens.append(said)
+        prompt = prompt + said
+    return Taken(sum(waits[1:]) / len(results), tokens, waits[1:])
+
+
+def random_cache(loaded: Loaded, depth: int) -> list[LatentCache]:
+    """Caches that hold `depth` random rows in the model's dtype."""
+    config, cache = loaded.config, loaded.model.make_cache()
+    width = config.kv_lora_rank + config.qk_rope_head_dim
+    for layer in cache:
+        layer.append(mx.random.normal((1, depth, width), loaded.model.model.norm.weight.dtype))
+        mx.eval(layer.state)
+    return cache
+
+
+def go_on(loaded: Loaded, cache: list[LatentCache], new: list[int], chunk: int, count: int) -> Taken:
+    """New tokens after the rows of the cache, then `count` tokens of an answer: seconds to the
+    first, or with count above 1 seconds a step after it. The cache is left as it was."""
+    depth = cache[0].offset
+    prompt = [0] * depth + new
+    began = time.perf_counter()
+    sequence = Sequence(
+        loaded.model,
+        prompt,
+        greedy(count),
+        vocabulary=loaded.config.vocab_size,
+        limit=count,
+        chunk=chunk,
+        cache=cache,
+    )
+    tokens: list[int] = []
+    first = 0.0
+    while len(tokens) < count:
+        # A prompt's chunk brings None or no tokens, a step of the answer one or a list of them.
+        made: Any = sequence.advance()
+        if made is None or made == []:
+            continue
+        tokens += made if isinstance(made, list) else [made]
+        first = first or time.perf_counter()
+    seconds = first - began if count == 1 else (time.perf_counter() - first) / (count - 1)
+    for layer in cache:
+        layer.trim(layer.offset - depth)
+    return Taken(seconds, [tokens])
+
+
+def takes(option: str) -> bool:
+    """Whether this Engine knows the option; what it does not know is not measured."""
+    return option in inspect.signature(Engine.__init__).parameters
+
+
+def on_disk(folder: Path) -> dict[str, Any]:
+    """The engine's options with which prefixes are kept in `folder`."""
+    from k2mlx.generate import memory  # ty: ignore
+
+    return {"prefix": memory.PrefixSettings(disk=1 << 40, folder=folder)}
+
+
+def batches(engine: Engine, prompt: list[int]) -> bool:
+    """Whether requests go on together: a short one that is submitted after a long one begins
+    before that has ended."""
+    began = time.perf_counter()
+    first = engine.submit(prompt, greedy(32), stop_ids=())
+    then = time.perf_counter()
+    second = engine.submit(prompt, greedy(2), stop_ids=())
+    list(first)
+    list(second)
+    return then + second.stats.first_token_seconds < began + first.stats.seconds
