@@ -16,6 +16,10 @@ from k2mlx.generate import Engine
 from k2mlx.load import Loaded, expand_all_but_experts
 
 CHECK_TOKENS = 64
+# On CUDA, MLX 0.32.4's gather_qmm with sorted indices takes wrong weights for every expert that
+# begins beyond 2^32 values, of K2's 384 those from 293 on, and mlx-lm sorts from 64 pairs on. So
+# mlx-lm's prompts are timed there but its numbers for them are wrong; the check stays below.
+CHECK_TOKENS_ON_GPU = 7
 FLOAT32_BOUND = 1e-3
 ROUNDINGS = 16  # of a layer's sums and products, about, one after another
 
@@ -121,9 +125,7 @@ def _agree(loaded: Loaded, theirs: nn.Module) -> Agreement:
     on CUDA is no more exact than that.) Wrong weights, or a matrix in the wrong place, differ by
     about 100 %. One H100, 4 layers of K2: 0.2 %.
     """
-    tokens = mx.random.randint(
-        0, loaded.config.vocab_size, (1, CHECK_TOKENS), key=mx.random.key(0)
-    )
+    tokens = mx.random.randint(0, loaded.config.vocab_size, (1, CHECK_TOKENS), key=mx.random.key(0))
     ours = loaded.model(tokens).astype(mx.float32)
     other: Any = theirs(tokens)
     other = other.astype(mx.float32)

@@ -70,7 +70,9 @@ def random_cache(loaded: Loaded, depth: int) -> list[LatentCache]:
     return cache
 
 
-def go_on(loaded: Loaded, cache: list[LatentCache], new: list[int], chunk: int, count: int) -> Taken:
+def go_on(
+    loaded: Loaded, cache: list[LatentCache], new: list[int], chunk: int, count: int
+) -> Taken:
     """New tokens after the rows of the cache, then `count` tokens of an answer: seconds to the
     first, or with count above 1 seconds a step after it. The cache is left as it was."""
     depth = cache[0].offset
@@ -82,18 +84,14 @@ def go_on(loaded: Loaded, cache: list[LatentCache], new: list[int], chunk: int, 
         greedy(count),
         vocabulary=loaded.config.vocab_size,
         limit=count,
-        chunk=chunk,
         cache=cache,
     )
-    tokens: list[int] = []
-    first = 0.0
+    while sequence.prompt_left:
+        sequence.prefill(chunk)
+    tokens = sequence.advance()
+    first = time.perf_counter()
     while len(tokens) < count:
-        # A prompt's chunk brings None or no tokens, a step of the answer one or a list of them.
-        made: Any = sequence.advance()
-        if made is None or made == []:
-            continue
-        tokens += made if isinstance(made, list) else [made]
-        first = first or time.perf_counter()
+        tokens += sequence.advance()
     seconds = first - began if count == 1 else (time.perf_counter() - first) / (count - 1)
     for layer in cache:
         layer.trim(layer.offset - depth)

@@ -158,9 +158,7 @@ def _bytes(modules: Iterable[nn.Module]) -> int:
     return sum(value.nbytes for flat in arrays for _, value in flat)
 
 
-def _time(
-    calls: list[Work], cache: list[Any], depth: int, loaded: Loaded, rounds: int
-) -> float:
+def _time(calls: list[Work], cache: list[Any], depth: int, loaded: Loaded, rounds: int) -> float:
     """Seconds of one pass over `calls`, each beginning when the one before it has ended."""
     config, dtype = loaded.config, loaded.model.model.norm.weight.dtype
     first = mx.random.normal((1, 1, config.hidden_size), dtype)
