@@ -17,7 +17,6 @@ from k2mlx.load import Loaded
 from k2mlx.model import Model
 from k2mlx.nn.quant import QuantizedMatrix
 
-
 KV_B = ("embed_q", "unembed_out")
 
 

@@ -81,8 +81,7 @@ def table(found: dict[str, Any]) -> str:
         share = ms / found["step_ms"]
         return f"{name:<14}{ms:9.3f}{share:8.1%}{size / 1e6:10.2f}{floor:10.3f}{times}"
 
-    for p in found["parts"]:
-        lines.append(line(p["part"], p["ms"], p["bytes"], p["floor_ms"]))
+    lines += [line(p["part"], p["ms"], p["bytes"], p["floor_ms"]) for p in found["parts"]]
     lines.append(line("whole step", found["step_ms"], found["bytes"], found["floor_ms"]))
     lines.append(
         f"the host describes a step in {found['host_ms']:.3f} ms; the device copies"
@@ -158,9 +157,7 @@ def _bytes(modules: Iterable[nn.Module]) -> int:
     return sum(value.nbytes for flat in arrays for _, value in flat)
 
 
-def _time(
-    calls: list[Work], cache: list[Any], depth: int, loaded: Loaded, rounds: int
-) -> float:
+def _time(calls: list[Work], cache: list[Any], depth: int, loaded: Loaded, rounds: int) -> float:
     """Seconds of one pass over `calls`, each beginning when the one before it has ended."""
     config, dtype = loaded.config, loaded.model.model.norm.weight.dtype
     first = mx.random.normal((1, 1, config.hidden_size), dtype)
