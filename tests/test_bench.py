@@ -2,6 +2,7 @@
 timed is what its name says."""
 
 import json
+from dataclasses import replace
 from random import Random
 
 import mlx.core as mx
@@ -41,6 +42,17 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def both(folder, tmp_path_factory):
     return contest.prepare(load(folder, as_stored=True), tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Not quantised: there both compute the very same, and the tokens of answers are equal."""
+    path = write_folder(
+        tmp_path_factory.mktemp("models") / "plain", quantization=None, n_routed_experts=4
+    )
+    # The tokenizer of these folders has fewer ids than the model, and only k2mlx leaves them out.
+    loaded = replace(load(path), tokenizer=slice.SliceTokenizer(448))
+    return contest.prepare(loaded, tmp_path_factory.mktemp("scratch"))
 
 
 def narrow_slice(path, **changes):
@@ -101,10 +113,9 @@ def test_the_engines_agree_and_a_changed_weight_is_noticed(folder, tmp_path):
 
 def test_in_16_bits_rounding_is_allowed_and_other_weights_are_not(folder, tmp_path):
     loaded = load(folder, mx.bfloat16, as_stored=True)
-    assert contest.prepare(loaded, tmp_path).agreement.difference > 0
-    agreement = contest.prepare(load(folder, mx.bfloat16, as_stored=True), tmp_path).agreement
+    agreement = contest.prepare(loaded, tmp_path).agreement
     assert agreement.ok
-    assert agreement.bound < 0.1
+    assert 1e-4 < agreement.difference < agreement.bound < 0.3
 
     def other(loaded):
         peer = build(loaded)
@@ -246,7 +257,7 @@ SMALL = (
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
-def test_a_case_runs_on_both_sides_and_says_the_same_tokens(both, case):
+def test_a_case_runs_on_both_sides(both, case):
     found = list(rounds.run(both, [case], 2, {"machine": "here"}))
     assert not any("skipped" in row for row in found)
     assert {row["measure"] for row in found} == {"time", "memory"}
@@ -260,14 +271,17 @@ def test_a_case_runs_on_both_sides_and_says_the_same_tokens(both, case):
         assert len(row["all"]["k2mlx"]) == len(row["all"][row["against"]]) == 2
         if row["measure"] == "time":
             assert row["ratio"] > 0
-    if case.name.startswith(("prefill", "decode")):  # elsewhere rows are random, or turns many
-        assert found[0]["rounds_with_equal_tokens"] == 2
 
 
-def test_all_ways_to_converse_see_the_same_prompts(both):
+@pytest.mark.parametrize("case", SMALL[:2], ids=lambda case: case.name)
+def test_both_sides_say_the_same(plain, case):
+    assert next(rounds.run(plain, [case], 2, {}))["rounds_with_equal_tokens"] == 2
+
+
+def test_all_ways_to_converse_see_the_same_prompts(plain):
     """With each engine's tokens appended as they come: equal answers in every turn mean that every
     kept cache held what it should."""
-    with cases.turns(20, count=4).open(both) as ways:
+    with cases.turns(20, count=4).open(plain) as ways:
         answers = [way(Random(3)).tokens for way in ways.values()]
     assert answers[0] == answers[1] == answers[2]
     assert len(answers[0]) == 4
@@ -286,21 +300,21 @@ def test_a_filled_cache_is_left_as_it_was(both):
         assert np.array_equal(np.array(layer.state), rows)
 
 
-def test_mlx_lm_resumes_from_its_file_as_if_it_had_never_stopped(both, tmp_path):
+def test_mlx_lm_resumes_from_its_file_as_if_it_had_never_stopped(plain, tmp_path):
     from k2mlx.bench import theirs
 
     known, new = list(range(20, 70)), [9, 8, 7]
-    theirs.save(both.peer, known, 16, tmp_path / "cache.safetensors")
-    resumed = theirs.resume(both.peer, tmp_path / "cache.safetensors", new, 16)
-    assert resumed.tokens == theirs.first_token(both.peer, known + new, 16).tokens
+    theirs.save(plain.peer, known, 16, tmp_path / "cache.safetensors")
+    resumed = theirs.resume(plain.peer, tmp_path / "cache.safetensors", new, 16)
+    assert resumed.tokens == theirs.first_token(plain.peer, known + new, 16).tokens
 
 
-def test_mlx_lm_decodes_a_batch_as_it_decodes_one_by_one(both):
+def test_mlx_lm_decodes_a_batch_as_it_decodes_one_by_one(plain):
     from k2mlx.bench import theirs
 
     prompts = [[20 + i + 3 * j for j in range(8)] for i in range(3)]
-    alone = [theirs.decode(both.peer, [prompt], 5, 16).tokens[0] for prompt in prompts]
-    assert theirs.decode(both.peer, prompts, 5, 16).tokens == alone
+    alone = [theirs.decode(plain.peer, [prompt], 5, 16).tokens[0] for prompt in prompts]
+    assert theirs.decode(plain.peer, prompts, 5, 16).tokens == alone
 
 
 def test_what_the_engine_cannot_do_is_said_and_not_faked(both, monkeypatch):

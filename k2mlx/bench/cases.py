@@ -9,7 +9,7 @@ for all in a round, so that each draws the same prompts.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -55,7 +55,7 @@ def decode(streams: int, prompt: int = 128, answer: int = 128) -> Case:
     """Answers that are generated together, one token of each a step."""
 
     @contextmanager
-    def opened(contest: Contest) -> Iterator[Contenders]:
+    def opened(contest: Contest) -> Generator[Contenders]:
         options = {"speculate": False} if ours.takes("speculate") else {}
 
         def prompts(draw: Random) -> list[list[int]]:
@@ -88,7 +88,7 @@ def append(depth: int, new: int = RESULT, answer: int = 1) -> Case:
     """A short message after a long history, up to the first token of its answer."""
 
     @contextmanager
-    def opened(contest: Contest) -> Iterator[Contenders]:
+    def opened(contest: Contest) -> Generator[Contenders]:
         loaded, peer, chunk = contest.loaded, contest.peer, contest.chunk
         dtype = loaded.model.model.norm.weight.dtype
         mine = ours.random_cache(loaded, depth)
@@ -110,7 +110,7 @@ def prefill(prompt: int) -> Case:
     """A prompt that no cache knows, up to the first token of its answer."""
 
     @contextmanager
-    def opened(contest: Contest) -> Iterator[Contenders]:
+    def opened(contest: Contest) -> Generator[Contenders]:
         with contest.engine(reuse=False) as engine:
             yield {
                 OURS: lambda draw: ours.first_token(engine, ids(contest, draw, prompt)),
@@ -127,7 +127,7 @@ def turns(opening: int, count: int = 20) -> Case:
     """A tool conversation; every engine keeps what it keeps between the turns."""
 
     @contextmanager
-    def opened(contest: Contest) -> Iterator[Contenders]:
+    def opened(contest: Contest) -> Generator[Contenders]:
         def talk(draw: Random) -> tuple[list[int], list[list[int]], int]:
             results = [ids(contest, draw, RESULT) for _ in range(count - 1)]
             return ids(contest, draw, opening), results, ANSWER
@@ -156,7 +156,7 @@ def restart(history: int) -> Case:
     """The first token after a restart; loading the model is not counted, reading the cache is."""
 
     @contextmanager
-    def opened(contest: Contest) -> Iterator[Contenders]:
+    def opened(contest: Contest) -> Generator[Contenders]:
         if not ours.takes("prefix"):
             raise NotMeasuredError("the engine keeps no prefixes on disk yet")
         peer, chunk = contest.peer, contest.chunk
@@ -202,7 +202,7 @@ def speculation(kind: str, answer: int = 200) -> Case:
     """Guessing what repeats, on a text that repeats itself and on one that does not."""
 
     @contextmanager
-    def opened(contest: Contest) -> Iterator[Contenders]:
+    def opened(contest: Contest) -> Generator[Contenders]:
         if not ours.takes("speculate"):
             raise NotMeasuredError("the engine has no speculation yet")
         if not contest.trained:
@@ -227,7 +227,7 @@ def expert_layer(rows: int) -> Case:
     """The routed experts of one layer alone."""
 
     @contextmanager
-    def opened(contest: Contest) -> Iterator[Contenders]:
+    def opened(contest: Contest) -> Generator[Contenders]:
         yield {OURS: experts.ours(contest, rows), PEER: experts.theirs(contest, rows)}
 
     about = f"one layer's routed experts, {rows} token(s)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,13 +20,13 @@ CHECK_TOKENS = 64
 # mlx-lm's prompts are timed there but its numbers for them are wrong; the check stays below.
 CHECK_TOKENS_ON_GPU = 7
 FLOAT32_BOUND = 1e-3
-ROUNDINGS = 16  # of a layer's sums and products, about, one after another
+BFLOAT16_BOUND = 0.25
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the logits of the two are apart: the norm of the difference by the norm of
-    mlx-lm's, over a prompt of random tokens, and what is allowed."""
+    """How far the logits of the two are apart, over a prompt of random tokens: the norm of the
+    difference by the norm of mlx-lm's, of the middle one among the tokens; and what is allowed."""
 
     difference: float
     bound: float
@@ -116,24 +115,25 @@ def prepare(
 
 
 def _agree(loaded: Loaded, theirs: nn.Module) -> Agreement:
-    """In float32 on a CPU the two differ by rounding, 1e-5 or so.
+    """In float32 on a CPU the two differ by rounding, 1e-6 or so.
 
-    In bfloat16 every result is rounded by up to 2^-9 in each of the two, so that one step moves
-    them apart by up to 2^-8. The steps' errors are independent and add up as a random walk does,
-    2^-8 sqrt(steps), with some 16 steps a layer: 3 % for 4 layers, 12 % for 61. (mlx-lm's router
-    itself works in bfloat16, and a near tie then picks another expert for a token; MLX's gather_qmm
-    on CUDA is no more exact than that.) Wrong weights, or a matrix in the wrong place, differ by
-    about 100 %. One H100, 4 layers of K2: 0.2 %.
+    In 16 bits rounding moves each of the two, and a near tie in the router then sends a token to
+    another expert (mlx-lm's router works in bfloat16 itself, and MLX's gather_qmm on CUDA is no
+    more exact). The middle token is not one that lost an expert. Measured on a CPU in bfloat16, it
+    moves from float32 by 8 % (k2-nano, 6 layers, in either engine) to 18 % (random weights), and
+    the two are 7 to 12 % apart; on an H100, 4 layers of K2, 0.2 %. One layer's output matrix with
+    its scales in reverse: 63 % to 120 %. The bound lies between.
     """
-    tokens = mx.random.randint(0, loaded.config.vocab_size, (1, CHECK_TOKENS), key=mx.random.key(0))
+    count = CHECK_TOKENS_ON_GPU if machine.on_gpu() else CHECK_TOKENS
+    tokens = mx.random.randint(0, loaded.config.vocab_size, (1, count), key=mx.random.key(0))
     ours = loaded.model(tokens).astype(mx.float32)
     other: Any = theirs(tokens)
     other = other.astype(mx.float32)
-    difference = (mx.linalg.norm(ours - other) / mx.linalg.norm(other)).item()
+    apart = mx.linalg.norm(ours - other, axis=-1) / mx.linalg.norm(other, axis=-1)
+    difference = mx.sort(apart.flatten())[count // 2].item()
     assert isinstance(difference, float)
     exact = loaded.model.model.norm.weight.dtype == mx.float32 and not machine.on_gpu()
-    layers = loaded.config.num_hidden_layers
-    return Agreement(difference, FLOAT32_BOUND if exact else 2**-8 * math.sqrt(ROUNDINGS * layers))
+    return Agreement(difference, FLOAT32_BOUND if exact else BFLOAT16_BOUND)
 
 
 def _active() -> int:

@@ -22,8 +22,8 @@ class Taken:
 
 @dataclass
 class Measured(Taken):
-    """peak: bytes that were allocated at most, beyond what was before the work began. whole: seconds
-    of all the work, what the case does not count included."""
+    """peak: bytes that were allocated at most, beyond what was before the work began. whole:
+    seconds of all the work, what the case does not count included."""
 
     peak: int = 0
     whole: float = 0.0

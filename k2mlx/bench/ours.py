@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Sequence as SequenceOf
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,8 @@ def takes(option: str) -> bool:
 
 def on_disk(folder: Path) -> dict[str, Any]:
     """The engine's options with which prefixes are kept in `folder`."""
-    from k2mlx.generate import memory  # ty: ignore
-
-    return {"prefix": memory.PrefixSettings(disk=1 << 40, folder=folder)}
+    settings: Any = import_module("k2mlx.generate.memory")  # there since Engine takes `prefix`
+    return {"prefix": settings.PrefixSettings(disk=1 << 40, folder=folder)}
 
 
 def batches(engine: Engine, prompt: list[int]) -> bool:

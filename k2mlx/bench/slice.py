@@ -111,7 +111,9 @@ def _bits(shape: tuple[int, ...]) -> mx.array:
     """Random words, as an expert's codes are in pieces along the first axis."""
 
     def words(shape: tuple[int, ...]) -> mx.array:
-        return mx.random.randint(-(2**31), 2**31 - 1, shape).view(mx.uint32)
+        # Halves: MLX 0.32.4 scales a float to the range, so words at once had 8 low bits of 0.
+        high, low = (mx.random.randint(0, 1 << 16, shape, mx.uint32) for _ in range(2))
+        return high << 16 | low
 
     if len(shape) < 3:
         return words(shape)

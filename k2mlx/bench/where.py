@@ -81,8 +81,7 @@ def table(found: dict[str, Any]) -> str:
         share = ms / found["step_ms"]
         return f"{name:<14}{ms:9.3f}{share:8.1%}{size / 1e6:10.2f}{floor:10.3f}{times}"
 
-    for p in found["parts"]:
-        lines.append(line(p["part"], p["ms"], p["bytes"], p["floor_ms"]))
+    lines += [line(p["part"], p["ms"], p["bytes"], p["floor_ms"]) for p in found["parts"]]
     lines.append(line("whole step", found["step_ms"], found["bytes"], found["floor_ms"]))
     lines.append(
         f"the host describes a step in {found['host_ms']:.3f} ms; the device copies"
