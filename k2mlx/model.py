@@ -7,6 +7,7 @@ The module tree carries the checkpoint's names; only the experts differ, which a
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 import mlx.core as mx
@@ -78,7 +79,7 @@ class DecodeStep:
     """
 
     def __init__(self, decoder: Decoder):
-        self._decoder = decoder
+        self._decoder, self.thread = decoder, get_ident()
         for layer in decoder.layers:
             layer.self_attn.latent_matrices()  # made here: in a trace they would be made each time
         last = len(decoder.layers) - 1
@@ -167,7 +168,9 @@ class Model(nn.Module):
         count of chosen pairs a MoE layer.
         """
         if cache is not None and decodes_compiled(tokens):
-            self._decode = self._decode or DecodeStep(self.model)
+            # MLX's streams belong to threads, and a trace to the streams that it was made on.
+            if self._decode is None or self._decode.thread != get_ident():
+                self._decode = DecodeStep(self.model)
             return self._decode(tokens, cache)
         # Training keeps the embedding in float32; the layers' type is the norms'.
         x = self.embed(tokens).astype(self.model.norm.weight.dtype)
