@@ -4,6 +4,8 @@ timed is what its name says."""
 import json
 from dataclasses import replace
 from random import Random
+from time import sleep
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -14,7 +16,7 @@ from mlx.utils import tree_flatten
 
 from k2mlx import cli
 from k2mlx.bench import cases, contest, machine, ours, rounds, slice, where
-from k2mlx.bench.measure import Measured, Taken, measure
+from k2mlx.bench.measure import Measured, NotMeasuredError, Taken, measure
 from k2mlx.bench.peer import _with_biases, build, store_kv_b
 from k2mlx.config import QuantSpec
 from k2mlx.home import find_model
@@ -176,19 +178,30 @@ def test_rounds_alternate_with_the_same_draws_and_the_first_is_not_counted():
     asked = []
     ways = contenders(asked, {"k2mlx": 1.0, "mlx-lm": 2.0, "other": 3.0})
     results = rounds.alternate("a case", ways, 3)
-    names = [name for name, _ in asked[::2]]  # short work is done twice
+    # Round 0 once; then short work is done twice, on other numbers the first time.
+    names = [name for name, _ in asked[:3] + asked[4::2]]
     assert names == ["other", "mlx-lm", "k2mlx", "k2mlx", "mlx-lm", "other"] * 2
-    draws = [draw for _, draw in asked]
-    assert draws[0:2] == draws[2:4] == draws[4:6]
-    assert len(set(draws)) == 8
+    counted = [draw for _, draw in asked[:3] + asked[4::2]]
+    assert [len(set(counted[i : i + 3])) for i in range(0, 12, 3)] == [1] * 4
+    assert len(set(counted)) == 4
+    assert not {draw for _, draw in asked[3::2]} & set(counted)
     assert [len(found) for found in results.values()] == [3, 3, 3]
 
 
-def test_long_work_is_done_once_a_round(monkeypatch):
-    monkeypatch.setattr(rounds, "SHORT", -1.0)
+def test_long_work_is_done_once_a_round_on_the_same_numbers(monkeypatch):
     asked = []
-    rounds.alternate("a case", contenders(asked, {"k2mlx": 1.0, "mlx-lm": 2.0}), 2)
-    assert len(asked) == 6
+    ways = contenders(asked, {"k2mlx": 1.0, "mlx-lm": 2.0})
+
+    def slow(draw, run=ways["mlx-lm"]):
+        sleep(0.05)
+        return run(draw)
+
+    monkeypatch.setattr(rounds, "SHORT", 0.05)
+    rounds.alternate("a case", ways | {"mlx-lm": slow}, 2)
+    assert [name for name, _ in asked].count("mlx-lm") == 3
+    assert [name for name, _ in asked].count("k2mlx") == 5
+    drawn = {name: {draw for n, draw in asked if n == name} for name in ways}
+    assert drawn["mlx-lm"] < drawn["k2mlx"]
 
 
 @given(
@@ -247,7 +260,10 @@ def test_the_peak_is_what_the_work_allocates_beyond_what_was_there():
 
 SMALL = (
     cases.decode(1, prompt=9, answer=4),
+    cases.decode(3, prompt=9, answer=12),
     cases.prefill(40),
+    cases.restart(600),
+    cases.speculation("copy", answer=8),
     cases.append(256, new=7),
     cases.append(256, new=1, answer=3),
     cases.turns(20, count=3),
@@ -273,7 +289,7 @@ def test_a_case_runs_on_both_sides(both, case):
             assert row["ratio"] > 0
 
 
-@pytest.mark.parametrize("case", SMALL[:2], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SMALL[:4], ids=lambda case: case.name)
 def test_both_sides_say_the_same(plain, case):
     assert next(rounds.run(plain, [case], 2, {}))["rounds_with_equal_tokens"] == 2
 
@@ -286,6 +302,16 @@ def test_all_ways_to_converse_see_the_same_prompts(plain):
     assert answers[0] == answers[1] == answers[2]
     assert len(answers[0]) == 4
     assert all(len(said) == cases.ANSWER for said in answers[0])
+    with cases.turns(20, count=4).open(plain) as ways:
+        cached = ways["k2mlx"](Random(4)).cached
+    turn = cases.RESULT + cases.ANSWER
+    # Every turn's prompt but its result, and but the last sampled token, which no step took in.
+    assert 0 <= sum(20 + i * turn - cases.RESULT for i in (1, 2, 3)) - cached <= 3
+
+
+def test_a_restart_reads_the_history_from_disk(both):
+    row = next(rounds.run(both, [cases.restart(600)], 1, {}))
+    assert row["cached_tokens"] == 512  # whole blocks
 
 
 def test_a_filled_cache_is_left_as_it_was(both):
@@ -317,33 +343,22 @@ def test_mlx_lm_decodes_a_batch_as_it_decodes_one_by_one(plain):
     assert theirs.decode(plain.peer, prompts, 5, 16).tokens == alone
 
 
-def test_what_the_engine_cannot_do_is_said_and_not_faked(both, monkeypatch):
-    monkeypatch.setattr(ours, "batches", lambda engine, prompt: False)
-    monkeypatch.setattr(ours, "takes", lambda option: False)
-    skipped = (cases.decode(2), cases.restart(20), cases.speculation("copy"))
-    found = list(rounds.run(both, skipped, 1, {}))
-    assert [row["case"] for row in found] == [case.name for case in skipped]
-    assert "no batching" in found[0]["skipped"]
-    assert "on disk" in found[1]["skipped"]
-    assert "speculation" in found[2]["skipped"]
-    assert not any("ratio" in row for row in found)
+class InTurn:
+    """An engine that answers one request after another."""
+
+    def submit(self, prompt, sampling, stop_ids):
+        stats = SimpleNamespace(first_token_seconds=1e6 if prompt == [2] else 0.0)
+        return type("G", (), {"stats": stats, "__iter__": lambda self: iter([1, 2, 3])})()
 
 
-def test_batching_is_told_from_one_after_another(both):
-    """An engine that answers in turn never begins the second before the first has ended."""
-    from types import SimpleNamespace
-
-    class Turns:
-        def __init__(self, overlap):
-            self.overlap, self.calls = overlap, 0
-
-        def submit(self, prompt, sampling, stop_ids):
-            self.calls += 1
-            stats = SimpleNamespace(seconds=10.0, first_token_seconds=5.0 if self.overlap else 10.1)
-            return type("G", (), {"stats": stats, "__iter__": lambda self: iter([1])})()
-
-    assert ours.batches(Turns(True), [1])
-    assert not ours.batches(Turns(False), [1])
+def test_what_cannot_be_measured_is_said_and_not_faked(both):
+    with pytest.raises(NotMeasuredError, match="2 requests at once"):
+        ours.decode(InTurn(), [[1], [2]], 3)
+    assert ours.decode(InTurn(), [[1]], 3).seconds > 0
+    row = next(rounds.run(replace(both, trained=False), [cases.speculation("copy")], 1, {}))
+    assert "random weights" in row["skipped"]
+    assert row["case"] == "speculation-copy"
+    assert "ratio" not in row
 
 
 def test_a_case_beyond_the_context_runs_and_says_so(both):

@@ -17,16 +17,13 @@ from typing import Any
 
 from k2mlx.bench import experts, ours, texts, theirs
 from k2mlx.bench.contest import Contest
-from k2mlx.bench.measure import Taken
+from k2mlx.bench.measure import NotMeasuredError, Taken
+from k2mlx.generate.memory import PrefixSettings
 
 Run = Callable[[Random], Taken]
 Contenders = dict[str, Run]
 OURS, PEER, SERVED = "k2mlx", "mlx-lm", "mlx_lm.server"
 RESULT, ANSWER = 30, 16  # tokens of a tool's result and of the call that follows it
-
-
-class NotMeasuredError(Exception):
-    """Why a case cannot be measured here; its row says so."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +53,10 @@ def decode(streams: int, prompt: int = 128, answer: int = 128) -> Case:
 
     @contextmanager
     def opened(contest: Contest) -> Generator[Contenders]:
-        options = {"speculate": False} if ours.takes("speculate") else {}
-
         def prompts(draw: Random) -> list[list[int]]:
             return [ids(contest, draw, prompt) for _ in range(streams)]
 
-        with contest.engine(reuse=False, **options) as engine:
-            if streams > 1 and not ours.batches(engine, ids(contest, Random(0), prompt)):
-                raise NotMeasuredError(
-                    "the engine answers one request after another; it has no batching yet"
-                )
+        with contest.engine(reuse=False, streams=streams) as engine:
             yield {
                 OURS: lambda draw: ours.decode(engine, prompts(draw), answer),
                 PEER: lambda draw: theirs.decode(
@@ -157,19 +148,18 @@ def restart(history: int) -> Case:
 
     @contextmanager
     def opened(contest: Contest) -> Generator[Contenders]:
-        if not ours.takes("prefix"):
-            raise NotMeasuredError("the engine keeps no prefixes on disk yet")
         peer, chunk = contest.peer, contest.chunk
         known = ids(contest, Random(history), history)
         folder = contest.scratch / "prefixes"
+        kept = PrefixSettings(disk=1 << 40, folder=folder)
         file = contest.scratch / "mlx-lm.safetensors"
-        with contest.engine(**ours.on_disk(folder)) as engine:
+        with contest.engine(prefix=kept) as engine:
             ours.first_token(engine, known)
         theirs.save(peer, known, chunk, file)
 
         def resumed(draw: Random) -> Taken:
             new = ids(contest, draw, RESULT)
-            with contest.engine(**ours.on_disk(folder)) as engine:
+            with contest.engine(prefix=kept) as engine:
                 assert engine.info  # loading is not counted
                 return ours.first_token(engine, known + new)
 
@@ -203,8 +193,6 @@ def speculation(kind: str, answer: int = 200) -> Case:
 
     @contextmanager
     def opened(contest: Contest) -> Generator[Contenders]:
-        if not ours.takes("speculate"):
-            raise NotMeasuredError("the engine has no speculation yet")
         if not contest.trained:
             raise NotMeasuredError("random weights write no text that could be guessed")
         prompt = contest.loaded.tokenizer.encode(texts.PROMPTS[kind])

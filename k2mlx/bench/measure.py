@@ -10,14 +10,20 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 
+class NotMeasuredError(Exception):
+    """Why a case cannot be measured here; its row says so."""
+
+
 @dataclass
 class Taken:
     """seconds: of what the case measures. tokens: the answers, to be compared between engines.
-    steps: seconds of single steps, such as a conversation's turns."""
+    steps: seconds of single steps, such as a conversation's turns. cached: tokens of the prompts
+    that k2mlx took from a cache."""
 
     seconds: float
     tokens: list[list[int]] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
+    cached: int = 0
 
 
 @dataclass
@@ -41,4 +47,4 @@ def measure(work: Callable[[], Taken]) -> Measured:
     mx.synchronize()
     whole = time.perf_counter() - began
     peak = max(0, mx.get_peak_memory() - before)
-    return Measured(taken.seconds, taken.tokens, taken.steps, peak, whole)
+    return Measured(**vars(taken), peak=peak, whole=whole)

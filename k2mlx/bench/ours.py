@@ -6,16 +6,13 @@ runs one level lower, on the Sequence that the engine runs for a request.
 
 from __future__ import annotations
 
-import inspect
 import time
+from bisect import bisect_left
 from collections.abc import Sequence as SequenceOf
-from importlib import import_module
-from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
-from k2mlx.bench.measure import Taken
+from k2mlx.bench.measure import NotMeasuredError, Taken
 from k2mlx.cache import LatentCache
 from k2mlx.generate import Engine, Sampling
 from k2mlx.generate.sequence import Sequence
@@ -30,35 +27,48 @@ def first_token(engine: Engine, prompt: list[int]) -> Taken:
     """From submitting the prompt to the first token of the answer."""
     generation = engine.submit(prompt, greedy(1), stop_ids=())
     tokens = list(generation)
-    return Taken(generation.stats.first_token_seconds, [tokens])
+    stats = generation.stats
+    return Taken(stats.first_token_seconds, [tokens], cached=stats.cached_tokens)
 
 
 def decode(engine: Engine, prompts: SequenceOf[list[int]], count: int) -> Taken:
-    """Seconds a step, all prompts going on together: from the first token of any to the last of
-    all."""
+    """Seconds a step while all prompts go on together.
+
+    Requests join one after another, so the steps that count are those of the first from when the
+    last has joined; all are as long, so the first ends first. Its tokens are timed as they arrive.
+    Raises: NotMeasuredError when they did not go on together.
+    """
     began, generations = [], []
     for prompt in prompts:
         began.append(time.perf_counter())
         generations.append(engine.submit(prompt, greedy(count), stop_ids=()))
-    tokens = [list(generation) for generation in generations]
+    times, first = [], []
+    for token in generations[0]:
+        times.append(time.perf_counter())
+        first.append(token)
+    tokens = [first, *(list(generation) for generation in generations[1:])]
     stats = [generation.stats for generation in generations]
-    first = min(t + s.first_token_seconds for t, s in zip(began, stats, strict=True))
-    last = max(t + s.seconds for t, s in zip(began, stats, strict=True))
-    return Taken((last - first) / (count - 1), tokens)
+    joined = max(t + s.first_token_seconds for t, s in zip(began, stats, strict=True))
+    start = bisect_left(times, joined) if len(prompts) > 1 else 0
+    steps = len(times) - 1 - start
+    if steps < 1:
+        raise NotMeasuredError(f"the engine did not run {len(prompts)} requests at once")
+    return Taken((times[-1] - times[start]) / steps, tokens)
 
 
 def converse(engine: Engine, opening: list[int], results: list[list[int]], answer: int) -> Taken:
     """Turns of a tool conversation: an answer, a result, an answer, ...: seconds to the first token
     of each turn after the first, and their mean."""
-    prompt, waits, tokens = list(opening), [], []
+    prompt, waits, tokens, cached = list(opening), [], [], 0
     for result in [[], *results]:
         prompt = prompt + result
         generation = engine.submit(prompt, greedy(answer), stop_ids=())
         said = list(generation)
         waits.append(generation.stats.first_token_seconds)
+        cached += generation.stats.cached_tokens
         tokens.append(said)
         prompt = prompt + said
-    return Taken(sum(waits[1:]) / len(results), tokens, waits[1:])
+    return Taken(sum(waits[1:]) / len(results), tokens, waits[1:], cached)
 
 
 def random_cache(loaded: Loaded, depth: int) -> list[LatentCache]:
@@ -97,26 +107,3 @@ def go_on(
     for layer in cache:
         layer.trim(layer.offset - depth)
     return Taken(seconds, [tokens])
-
-
-def takes(option: str) -> bool:
-    """Whether this Engine knows the option; what it does not know is not measured."""
-    return option in inspect.signature(Engine.__init__).parameters
-
-
-def on_disk(folder: Path) -> dict[str, Any]:
-    """The engine's options with which prefixes are kept in `folder`."""
-    settings: Any = import_module("k2mlx.generate.memory")  # there since Engine takes `prefix`
-    return {"prefix": settings.PrefixSettings(disk=1 << 40, folder=folder)}
-
-
-def batches(engine: Engine, prompt: list[int]) -> bool:
-    """Whether requests go on together: a short one that is submitted after a long one begins
-    before that has ended."""
-    began = time.perf_counter()
-    first = engine.submit(prompt, greedy(32), stop_ids=())
-    then = time.perf_counter()
-    second = engine.submit(prompt, greedy(2), stop_ids=())
-    list(first)
-    list(second)
-    return then + second.stats.first_token_seconds < began + first.stats.seconds

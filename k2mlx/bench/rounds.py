@@ -7,9 +7,9 @@ from random import Random
 from statistics import median
 from typing import Any
 
-from k2mlx.bench.cases import Case, Contenders, NotMeasuredError
+from k2mlx.bench.cases import Case, Contenders, Run
 from k2mlx.bench.contest import Contest
-from k2mlx.bench.measure import Measured, measure
+from k2mlx.bench.measure import Measured, NotMeasuredError, measure
 
 SHORT = 1.0  # seconds; shorter work is done twice, and the second time counts
 Results = dict[str, list[Measured]]
@@ -49,22 +49,28 @@ def alternate(
     """What each contender took in each round. They take turns, and every other round they do so
     the other way round.
 
-    The turn before has left the allocator with the other one's buffers, so a short measurement
-    is taken twice and the second counts: each finds its own, as in use.
+    The turn before has left the allocator with the other one's buffers. So a contender whose work
+    is short (as round 0 tells) does it twice, and the second time counts: it finds its own buffers,
+    as in use.
     """
     results: Results = {name: [] for name in contenders}
+    short: dict[str, bool] = {}
     for number in range(rounds + 1):
         for name in contenders if number % 2 else reversed(contenders):
             on_round(case, number, name)
-            for take in range(2):
-                draw = Random(f"{case} {number} {take}")
-                work = contenders[name]
-                measured = measure(lambda work=work, draw=draw: work(draw))
-                if measured.whole > SHORT:
-                    break
+            work = contenders[name]
+            if short.get(name):
+                _measure(work, f"{case} {number}, not counted")
+            measured = _measure(work, f"{case} {number}")
             if number:
                 results[name].append(measured)
+            else:
+                short[name] = measured.whole < SHORT
     return results
+
+
+def _measure(work: Run, seed: str) -> Measured:
+    return measure(lambda: work(Random(seed)))
 
 
 def rows(case: Case, results: Results, about: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -85,6 +91,8 @@ def rows(case: Case, results: Results, about: dict[str, Any]) -> Iterator[dict[s
         if all(m.tokens for found in pair.values() for m in found):
             same = sum(a.tokens == b.tokens for a, b in zip(*pair.values(), strict=True))
             extra["rounds_with_equal_tokens"] = same
+        if cached := max(m.cached for m in results[mine]):
+            extra["cached_tokens"] = cached
         if any(m.steps for found in pair.values() for m in found):
             extra["seconds_by_step"] = {name: _by_step(found) for name, found in pair.items()}
         yield _row(about, "time", other, "s", seconds) | extra | facts

@@ -10,14 +10,6 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.generate import BatchGenerator, generate_step
-from mlx_lm.models.cache import (
-    LRUPromptCache,
-    load_prompt_cache,
-    make_prompt_cache,
-    save_prompt_cache,
-    trim_prompt_cache,
-)
 
 from k2mlx.bench.measure import Taken
 
@@ -27,6 +19,8 @@ def steps(
 ) -> tuple[list[int], list[float]]:
     """Tokens of a greedy answer and the times at which they came. Afterwards a given cache holds
     the prompt and all of them."""
+    from mlx_lm.generate import generate_step
+
     found = generate_step(
         mx.array(prompt), model, max_tokens=count, prefill_step_size=chunk, prompt_cache=cache
     )
@@ -47,6 +41,8 @@ def first_token(model: nn.Module, prompt: list[int], chunk: int) -> Taken:
 def decode(model: nn.Module, prompts: SequenceOf[list[int]], count: int, chunk: int) -> Taken:
     """Seconds a step: generate_step for one prompt, BatchGenerator for several, which all begin at
     once."""
+    from mlx_lm.generate import BatchGenerator
+
     if len(prompts) == 1:
         tokens, times = steps(model, prompts[0], count, chunk)
         return Taken((times[-1] - times[0]) / (count - 1), [tokens])
@@ -72,6 +68,8 @@ def converse(
 ) -> Taken:
     """A tool conversation with the prompt cache kept in hand between the turns: only the result of
     the tool is new. See ours.converse."""
+    from mlx_lm.models.cache import make_prompt_cache
+
     cache = make_prompt_cache(model)
     waits, tokens = [], []
     for new in [opening, *results]:
@@ -87,6 +85,9 @@ def converse_served(
 ) -> Taken:
     """The same as mlx_lm.server does it: the nearest cache is copied out of its LRUPromptCache,
     a BatchGenerator goes on from it, and it is inserted again (server.py, _generate)."""
+    from mlx_lm.generate import BatchGenerator
+    from mlx_lm.models.cache import LRUPromptCache
+
     kept, prompt = LRUPromptCache(), list(opening)
     waits, tokens = [], []
     generator = BatchGenerator(model, prefill_step_size=chunk)
@@ -114,6 +115,8 @@ def converse_served(
 
 def random_cache(model: Any, depth: int, dtype: mx.Dtype) -> list[Any]:
     """Caches that hold `depth` random rows."""
+    from mlx_lm.models.cache import make_prompt_cache
+
     cache, sizes = make_prompt_cache(model), model.args
     for layer in cache:
         layer.update_and_fetch(
@@ -126,6 +129,8 @@ def random_cache(model: Any, depth: int, dtype: mx.Dtype) -> list[Any]:
 
 def go_on(model: nn.Module, cache: list[Any], new: list[int], chunk: int, count: int) -> Taken:
     """See ours.go_on."""
+    from mlx_lm.models.cache import trim_prompt_cache
+
     depth = cache[0].offset
     began = time.perf_counter()
     tokens, times = steps(model, new, count, chunk, cache)
@@ -136,6 +141,8 @@ def go_on(model: nn.Module, cache: list[Any], new: list[int], chunk: int, count:
 
 def save(model: nn.Module, history: list[int], chunk: int, file: Path) -> None:
     """Compute a history and save its prompt cache, as mlx_lm.cache_prompt does."""
+    from mlx_lm.models.cache import make_prompt_cache, save_prompt_cache
+
     cache = make_prompt_cache(model)
     for start in range(0, len(history), chunk):
         model(mx.array([history[start : start + chunk]]), cache=cache)
@@ -145,6 +152,8 @@ def save(model: nn.Module, history: list[int], chunk: int, file: Path) -> None:
 
 def resume(model: nn.Module, file: Path, new: list[int], chunk: int) -> Taken:
     """From the file to the first token after the new tokens."""
+    from mlx_lm.models.cache import load_prompt_cache
+
     began = time.perf_counter()
     tokens, times = steps(model, new, 1, chunk, load_prompt_cache(str(file)))
     return Taken(times[0] - began, [tokens])
