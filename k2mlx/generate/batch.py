@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from k2mlx.cache import LatentCache
 from k2mlx.generate.sequence import Sequence
 from k2mlx.model import Model
 
@@ -68,6 +69,14 @@ class Batch:
         self._unseen.pop()
         order = [last if i == slot else i for i in range(last)]
         self._input = self._input[mx.array(order)] if order else None
+
+    def copy(self, sequence: Sequence) -> list[LatentCache]:
+        """Its rows, which stay here too."""
+        return self._cache.take(self._sequences.index(sequence))
+
+    def filled(self, sequence: Sequence) -> int:
+        """How many tokens its rows are of."""
+        return self._cache.lengths[self._sequences.index(sequence)]
 
     def _choose(self, logits_BV: mx.array, filled: list[int]) -> mx.array:
         if all(sequence.greedy for sequence in self._sequences):

@@ -119,6 +119,12 @@ class PrefixStore:
         counters.from_disk += taken.from_disk
         return taken
 
+    def known(self, prompt: Sequence[int]) -> int:
+        """How many tokens `take` would give."""
+        wanted = np.asarray(prompt[:-1], np.int32)
+        shared, _ = self._longest(wanted)
+        return max(shared, self._disk.known(wanted) if self._disk else 0)
+
     def keep(self, tokens: Sequence[int], cache: list[LatentCache]) -> None:
         """Take over a cache that holds exactly these tokens. Entries that it goes on from are
         dropped, and it is dropped itself if an entry goes on from it."""
@@ -127,7 +133,7 @@ class PrefixStore:
         if not len(held):
             return
         for entry in list(self._entries):
-            shared = _shared(entry.tokens, held)
+            shared = shared_length(entry.tokens, held)
             if shared == len(held):
                 self._use(entry)
                 return
@@ -188,7 +194,7 @@ class PrefixStore:
     def _longest(self, wanted: np.ndarray) -> tuple[int, _Entry | None]:
         best: tuple[int, _Entry | None] = 0, None
         for entry in reversed(self._entries):
-            if (shared := _shared(entry.tokens, wanted)) > best[0]:
+            if (shared := shared_length(entry.tokens, wanted)) > best[0]:
                 best = shared, entry
         return best
 
@@ -270,7 +276,7 @@ def _open_disk(loaded: Loaded, settings: PrefixSettings) -> DiskStore | None:
         return None
 
 
-def _shared(a: np.ndarray, b: np.ndarray) -> int:
+def shared_length(a: np.ndarray, b: np.ndarray) -> int:
     """The length of the longest common beginning."""
     length = min(len(a), len(b))
     differ = a[:length] != b[:length]

@@ -16,11 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
+from k2mlx.cache import LatentCache
 from k2mlx.errors import RequestError
 from k2mlx.generate.batch import Batch
 from k2mlx.generate.generation import Channel, FinishReason
-from k2mlx.generate.prefix import PrefixStore, Taken
+from k2mlx.generate.prefix import PrefixStore, Taken, shared_length
 from k2mlx.generate.sampling import Sampling
 from k2mlx.generate.sequence import Sequence
 from k2mlx.generate.speculate import Costs, Drafts
@@ -29,6 +31,8 @@ from k2mlx.progress import size_words
 
 # Answers under way wait for at most this many tokens of somebody's prompt, or a chunk.
 CHUNK_BESIDE_OTHERS = 128
+# From this many tokens on, a beginning that another request computes is waited for and copied.
+WORTH_A_COPY = 256
 
 Progress = Callable[[int, int], None]
 
@@ -114,7 +118,11 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        return not (self._waiting or self._filling or self._decoding)
+        return not (self._waiting or self._running)
+
+    @property
+    def _running(self) -> list[Stream]:
+        return [*self._filling, *self._decoding]
 
     def add(self, job: Job) -> None:
         """Queue a request."""
@@ -135,7 +143,7 @@ class Scheduler:
 
     def end(self, reason: FinishReason, error: BaseException | None = None) -> None:
         """End every request: nothing will run any more."""
-        jobs = [stream.job for stream in (*self._filling, *self._decoding)]
+        jobs = [stream.job for stream in self._running]
         for job in (*jobs, *self._waiting):
             job.channel.finish(reason, error)
         self._waiting.clear()
@@ -147,22 +155,24 @@ class Scheduler:
         """As if every reader had cancelled; what was computed is kept."""
         while self._waiting:
             self._waiting.popleft().channel.finish("cancelled")
-        for stream in [*self._filling, *self._decoding]:
+        for stream in self._running:
             self._finish(stream, "cancelled")
 
     def _drop_cancelled(self) -> None:
-        for stream in [*self._filling, *self._decoding]:
+        for stream in self._running:
             if stream.job.channel.cancelled:
                 self._finish(stream, "cancelled")
 
     def _admit(self) -> None:
-        """Start requests in the order they came, as long as they fit."""
-        while self._waiting:
-            job = self._waiting[0]
-            running = [stream.job.length for stream in (*self._filling, *self._decoding)]
+        """Start requests in the order they came, as long as they fit; one whose beginning is just
+        being computed for another waits until it can have it."""
+        for job in list(self._waiting):
+            running = [stream.job.length for stream in self._running]
             if not job.channel.cancelled and not self._room.fits(running, job.length):
                 return
-            self._waiting.popleft()
+            if not job.channel.cancelled and self._soon_known(job):
+                continue
+            self._waiting.remove(job)
             if not job.channel.start():
                 continue
             try:
@@ -172,10 +182,10 @@ class Scheduler:
 
     def _begin(self, job: Job) -> Stream:
         """The request's state before its first step, on a known beginning where there is one."""
-        if not self._filling and not self._decoding:
+        if not self._running:
             mx.reset_peak_memory()
         began = time.perf_counter()
-        taken = self._prefix.take(job.prompt) if self._prefix is not None else Taken(None, 0)
+        taken = self._take(job.prompt) if self._prefix is not None else Taken(None, 0)
         job.channel.stats.cached_tokens = taken.tokens
         job.channel.stats.disk_tokens = taken.from_disk
         sequence = Sequence(
@@ -189,6 +199,47 @@ class Scheduler:
         )
         job.channel.stats.seed = sequence.seed
         return Stream(job, sequence, began)
+
+    def _take(self, prompt: list[int]) -> Taken:
+        """From the store, which first gets a copy of what a running request has of the prompt if
+        that is more: its rows are its own until it ends."""
+        assert self._prefix is not None
+        wanted = np.asarray(prompt[:-1], np.int32)
+        best, owner = 0, None
+        for stream in self._running:
+            tokens = np.asarray(stream.sequence.tokens[: self._filled(stream)], np.int32)
+            if (shared := shared_length(tokens, wanted)) > best:
+                best, owner = shared, stream
+        if owner is not None and best >= WORTH_A_COPY and best > self._prefix.known(prompt):
+            self._prefix.keep(prompt[:best], self._copied(owner, best))
+        return self._prefix.take(prompt)
+
+    def _soon_known(self, job: Job) -> bool:
+        """Whether a prompt that is being computed begins as this one does, further than it has
+        come."""
+        if self._prefix is None:
+            return False
+        for stream in self._filling:
+            shared = shared_length(np.asarray(stream.job.prompt[:-1]), np.asarray(job.prompt[:-1]))
+            if shared >= WORTH_A_COPY and stream.sequence.filled < shared:
+                return True
+        return False
+
+    def _filled(self, stream: Stream) -> int:
+        in_batch = self._batch is not None and stream.sequence in self._batch
+        return self._batch.filled(stream.sequence) if in_batch else stream.sequence.filled
+
+    def _copied(self, stream: Stream, count: int) -> list[LatentCache]:
+        """The first rows of a running request."""
+        if self._batch is not None and stream.sequence in self._batch:
+            cache = self._batch.copy(stream.sequence)
+            for layer in cache:
+                layer.trim(layer.offset - count)
+            return cache
+        cache = self._model.make_cache()
+        for layer, source in zip(cache, stream.sequence.cache, strict=True):
+            layer.extend(source.export(0, count))
+        return cache
 
     def _fill(self) -> None:
         """A chunk of the prompt whose turn it is; without one left it decodes from now on."""

@@ -13,6 +13,7 @@ from k2mlx.errors import RequestError
 from k2mlx.generate.engine import Engine
 from k2mlx.generate.sampling import Sampling
 from k2mlx.generate.scheduler import Room
+from k2mlx.generate.sequence import Sequence
 from k2mlx.load import Loaded
 from k2mlx.model import Model
 from k2mlx.tokenizer import ByteTokenizer
@@ -172,3 +173,30 @@ def test_what_fits_never_takes_more_than_there_is(lengths, length, memory):
     else:
         with pytest.raises(RequestError, match="max_tokens"):
             room.check(length, 0)
+
+
+@pytest.mark.parametrize("early", [0, 5], ids=["at once", "while it answers"])
+def test_a_beginning_that_requests_share_is_computed_once(alone, early, monkeypatch):
+    """Also when they come together, and when the first still runs."""
+    computed = []
+    prefill = Sequence.prefill
+
+    def noted(self, count):
+        before = self.filled
+        prefill(self, count)
+        computed.append(self.filled - before)
+
+    monkeypatch.setattr(Sequence, "prefill", noted)
+    system = [20 + 7 * i % 200 for i in range(300)]
+    sampling = Sampling(temperature=0, max_tokens=60)
+    prompts = [[*system, 30 + i, 40 + i] for i in range(4)]
+    with Engine(load, chunk=32, streams=4) as engine:
+        first = engine.submit(prompts[0], sampling, stop_ids=())
+        said = [next(first) for _ in range(early)]
+        others = [engine.submit(p, sampling, stop_ids=()) for p in prompts[1:]]
+        answers = [said + list(first), *(list(g) for g in others)]
+    assert sum(computed) == 301 + 3  # each then has a token of its own, and its last is not filled
+    assert [g.stats.cached_tokens for g in others] == [300] * 3
+    monkeypatch.setattr(Sequence, "prefill", prefill)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert answer == list(alone.submit(prompt, sampling, stop_ids=()))
