@@ -36,6 +36,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
     prefix.arguments(parser, default=True)
+    group = parser.add_argument_group("on macOS, while it serves")
+    group.add_argument("--no-wired", action="store_true", help="let its memory be swapped out")
+    group.add_argument("--no-awake", action="store_true", help="let the machine sleep when idle")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -49,6 +52,8 @@ def run(args: argparse.Namespace) -> None:
         host=args.host,
         port=args.port,
         browser=not args.no_browser,
+        wired=not args.no_wired,
+        awake=not args.no_awake,
         **prefix.engine_options(args),
     )
 

@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from k2mlx.config import ModelConfig
 from k2mlx.errors import K2Error, RequestError
-from k2mlx.generate import thread
+from k2mlx.generate import mac, thread
 from k2mlx.generate.generation import Channel, FinishReason, Generation, Stats
 from k2mlx.generate.info import EngineInfo, Ready, describe
 from k2mlx.generate.memory import PrefixSettings, free_memory, row_bytes
@@ -38,7 +38,7 @@ class Engine:
     streams: requests that run at once, as far as their caches fit in `memory` bytes (None: half of
     what is free once the model is loaded); others wait their turn. speculate: guess tokens that
     repeat what came before, and check several in one step where that saves time; the tokens are the
-    same (see `speculate`).
+    same (see `speculate`). wired, awake: what is asked of macOS meanwhile (see `mac`).
 
     Close it, use it in `with`, or drop it: its work ends and the model is freed.
     """
@@ -53,13 +53,17 @@ class Engine:
         streams: int = 16,
         memory: int | None = None,
         speculate: bool = False,
+        wired: bool = True,
+        awake: bool = True,
     ) -> None:
         if chunk < 1:
             raise RequestError(f"chunk: got {chunk}, wanted 1 or more prompt tokens at a time")
         if streams < 1:
             raise RequestError(f"streams: got {streams}, wanted 1 or more requests at once")
         settings = (prefix or PrefixSettings()) if reuse else None
-        self._worker = _Worker(load, Limits(chunk, streams, memory, speculate), settings)
+        self._worker = _Worker(
+            load, Limits(chunk, streams, memory, speculate, wired, awake), settings
+        )
         # The thread holds the worker, not the engine, so a dropped engine can be collected.
         weakref.finalize(self, self._worker.stop).atexit = False
         thread.run(self._worker.run)
@@ -162,6 +166,8 @@ class Limits(NamedTuple):
     streams: int
     memory: int | None
     speculate: bool
+    wired: bool
+    awake: bool
 
 
 class _Worker:
@@ -219,8 +225,9 @@ class _Worker:
         finally:
             self.settled.set()
         try:
-            while self._error is None and not self._stopping:
-                self._step()
+            with mac.held(wired=self._limits.wired, awake=self._limits.awake):
+                while self._error is None and not self._stopping:
+                    self._step()
             if self._scheduler is not None:
                 self._scheduler.cancel_all()
         except BaseException as error:  # a bug in the engine itself: say so to every reader
