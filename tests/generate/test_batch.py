@@ -111,7 +111,8 @@ def test_readers_that_are_gone_leave_nothing_behind():
     with Engine(load, reuse=False, streams=8) as engine:
         list(engine.submit([30], Sampling(max_tokens=2)))
         scheduler = engine._worker._scheduler
-        held = [engine.submit([30 + i] * 40, Sampling(max_tokens=400)) for i in range(6)]
+        forever = Sampling(temperature=0, max_tokens=400)
+        held = [engine.submit([30 + i] * 40, forever, stop_ids=()) for i in range(6)]
         for generation in held:
             next(generation)
         assert scheduler._batch is not None
@@ -131,10 +132,10 @@ def test_a_short_prompt_overtakes_a_long_one_and_answers_go_on():
 
             return on_progress
 
-        answering = engine.submit([33] * 4, Sampling(max_tokens=300))
+        answering = engine.submit([33] * 4, Sampling(temperature=0, max_tokens=300), stop_ids=())
         next(answering)
-        long = engine.submit([34] * 400, Sampling(max_tokens=4), note("long"))
-        short = engine.submit([35] * 20, Sampling(max_tokens=4), note("short"))
+        long = engine.submit([34] * 400, Sampling(max_tokens=4), note("long"), stop_ids=())
+        short = engine.submit([35] * 20, Sampling(max_tokens=4), note("short"), stop_ids=())
         list(short)
         assert ("long", 400) not in order
         assert order.index(("short", 20)) < len(order)
