@@ -334,6 +334,7 @@ def test_new_chat_in_the_middle_of_an_answer(scripted):
     playwright.expect(scripted.page.locator("#now")).to_contain_text("3 sheep,")
     scripted.page.get_by_role("button", name="New chat").click()
     playwright.expect(scripted.page.locator("#now")).to_be_hidden()
+    playwright.expect(scripted.send_button).to_be_visible()  # the box has been emptied
     scripted.ask("Hello!")
     assert scripted.page.locator(".message-row").count() == 2
 
