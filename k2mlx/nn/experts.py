@@ -96,7 +96,7 @@ def rows_to_expand() -> float:
 
 def experts_at_once(size: int) -> int:
     """How many experts to expand together; size: bytes of one, expanded."""
-    budget = 1 << 23 if mx.default_device() == mx.cpu else 1 << 28
+    budget = 1 << 21 if mx.default_device() == mx.cpu else 1 << 28
     return max(1, budget // size)
 
 
