@@ -139,6 +139,8 @@ class PrefixStore:
                 return
             if shared == len(entry.tokens):
                 self._entries.remove(entry)
+        # Rows that a batch gave back are still to be copied, and hold on to the whole batch till then.
+        mx.async_eval([layer.state for layer in cache])
         entry = _Entry(held, cache, _bytes(cache))
         if entry.nbytes > self.budget:
             self._passing = entry if self._disk is not None else None

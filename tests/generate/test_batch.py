@@ -1,5 +1,6 @@
 """Several requests at once: each gets the tokens that it gets alone, whoever comes and goes."""
 
+import gc
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from k2mlx.errors import RequestError
 from k2mlx.generate.engine import Engine
+from k2mlx.generate.memory import PrefixSettings
 from k2mlx.generate.sampling import Sampling
 from k2mlx.generate.scheduler import Room
 from k2mlx.generate.sequence import Sequence
@@ -118,6 +120,31 @@ def test_readers_that_are_gone_leave_nothing_behind():
         del held, generation
         wait_for(lambda: scheduler.idle)
         assert scheduler._batch is None
+
+
+def test_what_a_batch_leaves_in_the_store_takes_no_more_than_the_store_says():
+    """Not the batch's slots too, from which its rows are copied."""
+    with Engine(load, streams=8, prefix=PrefixSettings(memory=10**9)) as engine:
+        list(engine.submit([20], Sampling(max_tokens=1)))
+        scheduler = engine._worker._scheduler
+
+        def run(begin):
+            prompts = [[begin, 30 + i] * 60 for i in range(8)]
+            lengths = [Sampling(max_tokens=20 + 8 * i) for i in range(8)]
+            running = list(map(engine.submit, prompts, lengths))
+            assert all(list(generation) for generation in running)
+            wait_for(lambda: scheduler.idle)
+
+        def unaccounted():
+            gc.collect()
+            return mx.get_active_memory() - engine.prefix_figures["bytes"]
+
+        run(20)
+        before, kept = unaccounted(), engine.prefix_figures["bytes"]
+        for begin in range(21, 24):
+            run(begin)
+        assert engine.prefix_figures["bytes"] >= 3 * kept > 0
+        assert unaccounted() - before < kept / 8  # one request's rows
 
 
 def test_a_short_prompt_overtakes_a_long_one_and_answers_go_on():
