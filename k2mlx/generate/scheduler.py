@@ -10,6 +10,7 @@ A request's error ends that request. Everything here runs on the engine's thread
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -214,6 +215,13 @@ class Scheduler:
             self._prefix.keep(prompt[:best], self._copied(owner, best))
         return self._prefix.take(prompt)
 
+    def _keep(self, sequence: Sequence) -> None:
+        assert self._prefix is not None
+        try:
+            self._prefix.keep(sequence.tokens[: sequence.filled], sequence.cache)
+        except Exception as error:  # the answer is there, and the others' go on
+            print(f"k2mlx: prefix cache: not kept ({error!r})", file=sys.stderr)
+
     def _soon_known(self, job: Job) -> bool:
         """Whether a prompt that is being computed begins as this one does, further than it has
         come."""
@@ -327,7 +335,7 @@ class Scheduler:
             if not len(self._batch):
                 self._batch = None
         stream.job.channel.stats.peak_memory = mx.get_peak_memory()
-        if self._prefix is not None and keeps:
-            self._prefix.keep(sequence.tokens[: sequence.filled], sequence.cache)
+        if keeps:
+            self._keep(sequence)
         sequence.cache = []  # memory goes now, not when the reader lets go
         stream.job.channel.finish(reason, error)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from k2mlx.errors import RequestError
 from k2mlx.generate.engine import Engine
 from k2mlx.generate.memory import PrefixSettings
+from k2mlx.generate.prefix import PrefixStore
 from k2mlx.generate.sampling import Sampling
 from k2mlx.generate.scheduler import Room
 from k2mlx.generate.sequence import Sequence
@@ -227,3 +228,23 @@ def test_a_beginning_that_requests_share_is_computed_once(alone, early, monkeypa
     monkeypatch.setattr(Sequence, "prefill", prefill)
     for prompt, answer in zip(prompts, answers, strict=True):
         assert answer == list(alone.submit(prompt, sampling, stop_ids=()))
+
+
+def test_a_store_that_fails_costs_nobody_an_answer(alone, monkeypatch, capsys):
+    """Nor the engine: the device may be out of memory just when rows are to be kept."""
+
+    def fail(self, tokens, cache):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(PrefixStore, "keep", fail)
+    sampling = Sampling(temperature=0, max_tokens=30)
+    with Engine(load, streams=3) as engine:
+        cancelled, *others = [engine.submit([30 + i, 40], sampling, stop_ids=()) for i in range(3)]
+        next(cancelled)
+        cancelled.cancel()
+        for i, generation in enumerate(others, start=1):
+            assert list(generation) == list(alone.submit([30 + i, 40], sampling, stop_ids=()))
+            assert generation.stats.finish_reason == "length"
+        wait_for(lambda: cancelled.done)
+    assert cancelled.stats.finish_reason == "cancelled"
+    assert "not kept (RuntimeError('out of memory'))" in capsys.readouterr().err
