@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import mlx.core as mx
 import numpy as np
@@ -53,6 +54,11 @@ class Job:
     def length(self) -> int:
         """Tokens that it may come to hold in the cache."""
         return len(self.prompt) + self.limit
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """What of the prompt may be kept already: all but its last token."""
+        return np.asarray(self.prompt[:-1], np.int32)
 
 
 @dataclass(eq=False)
@@ -186,7 +192,7 @@ class Scheduler:
         if not self._running:
             mx.reset_peak_memory()
         began = time.perf_counter()
-        taken = self._take(job.prompt) if self._prefix is not None else Taken(None, 0)
+        taken = self._take(job) if self._prefix is not None else Taken(None, 0)
         job.channel.stats.cached_tokens = taken.tokens
         job.channel.stats.disk_tokens = taken.from_disk
         sequence = Sequence(
@@ -201,15 +207,14 @@ class Scheduler:
         job.channel.stats.seed = sequence.seed
         return Stream(job, sequence, began)
 
-    def _take(self, prompt: list[int]) -> Taken:
+    def _take(self, job: Job) -> Taken:
         """From the store, which first gets a copy of what a running request has of the prompt if
         that is more: its rows are its own until it ends."""
         assert self._prefix is not None
-        wanted = np.asarray(prompt[:-1], np.int32)
-        best, owner = 0, None
+        prompt, best, owner = job.prompt, 0, None
         for stream in self._running:
             tokens = np.asarray(stream.sequence.tokens[: self._filled(stream)], np.int32)
-            if (shared := shared_length(tokens, wanted)) > best:
+            if (shared := shared_length(tokens, job.ids)) > best:
                 best, owner = shared, stream
         if owner is not None and best >= WORTH_A_COPY and best > self._prefix.known(prompt):
             self._prefix.keep(prompt[:best], self._copied(owner, best))
@@ -228,7 +233,7 @@ class Scheduler:
         if self._prefix is None:
             return False
         for stream in self._filling:
-            shared = shared_length(np.asarray(stream.job.prompt[:-1]), np.asarray(job.prompt[:-1]))
+            shared = shared_length(stream.job.ids, job.ids)
             if shared >= WORTH_A_COPY and stream.sequence.filled < shared:
                 return True
         return False
