@@ -182,11 +182,13 @@ class PrefixStore:
 
     def close(self) -> None:
         """Save what is not on the disk yet, wait for it, and free the memory."""
-        while self.save_some():
-            pass
-        self.clear()
-        if self._disk is not None:
-            self._disk.close()
+        try:
+            while self.save_some():
+                pass
+        finally:
+            self.clear()
+            if self._disk is not None:
+                self._disk.close()
 
     def _evict(self, size: int) -> None:
         while self._entries and self.nbytes + size > self.budget:

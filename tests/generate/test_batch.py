@@ -230,13 +230,14 @@ def test_a_beginning_that_requests_share_is_computed_once(alone, early, monkeypa
         assert answer == list(alone.submit(prompt, sampling, stop_ids=()))
 
 
-def test_a_store_that_fails_costs_nobody_an_answer(alone, monkeypatch, capsys):
+@pytest.mark.parametrize(("method", "said"), [("keep", "kept"), ("save_some", "saved")])
+def test_a_store_that_fails_costs_nobody_an_answer(alone, method, said, monkeypatch, capsys):
     """Nor the engine: the device may be out of memory just when rows are to be kept."""
 
-    def fail(self, tokens, cache):
+    def fail(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(PrefixStore, "keep", fail)
+    monkeypatch.setattr(PrefixStore, method, fail)
     sampling = Sampling(temperature=0, max_tokens=30)
     with Engine(load, streams=3) as engine:
         cancelled, *others = [engine.submit([30 + i, 40], sampling, stop_ids=()) for i in range(3)]
@@ -247,4 +248,4 @@ def test_a_store_that_fails_costs_nobody_an_answer(alone, monkeypatch, capsys):
             assert generation.stats.finish_reason == "length"
         wait_for(lambda: cancelled.done)
     assert cancelled.stats.finish_reason == "cancelled"
-    assert "not kept (RuntimeError('out of memory'))" in capsys.readouterr().err
+    assert f"not {said} (RuntimeError('out of memory'))" in capsys.readouterr().err
