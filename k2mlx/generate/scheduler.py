@@ -5,7 +5,8 @@
               one, and between two chunks the answers under way go on
     decoding  alone, with guesses if they pay (sequence.py), or several in one batch (batch.py)
 
-A request's error ends that request. Everything here runs on the engine's thread.
+A request's error ends that request, and so does whatever its callback raises, SystemExit included:
+else its reader would wait for ever. Everything here runs on the engine's thread.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ class Scheduler:
                 continue
             try:
                 self._filling.append(self._begin(job))
-            except Exception as error:
+            except BaseException as error:
                 job.channel.finish("error", error)
 
     def _begin(self, job: Job) -> Stream:
@@ -264,7 +265,7 @@ class Scheduler:
                 sequence.prefill(min(self._chunk, CHUNK_BESIDE_OTHERS) if busy else self._chunk)
                 if job.on_progress:
                     job.on_progress(sequence.filled, len(job.prompt))
-        except Exception as error:
+        except BaseException as error:
             self._finish(stream, "error", error)
             return
         if sequence.prompt_left:
@@ -275,7 +276,7 @@ class Scheduler:
     def _decode_alone(self, stream: Stream) -> None:
         try:
             self._hand_out(stream, stream.sequence.advance())
-        except Exception as error:
+        except BaseException as error:
             self._finish(stream, "error", error)
 
     def _decode_together(self) -> None:
@@ -287,7 +288,7 @@ class Scheduler:
                 if stream.sequence not in self._batch:
                     self._batch.join(stream.sequence)
             found = self._batch.step()
-        except Exception as error:  # of the device: nobody's own, and the rows are lost
+        except BaseException as error:  # of the device: nobody's own, and the rows are lost
             self._batch = None
             for stream in list(self._decoding):
                 self._finish(stream, "error", error)
@@ -297,7 +298,7 @@ class Scheduler:
             stream = streams[id(sequence)]
             try:
                 self._hand_out(stream, [token])
-            except Exception as error:
+            except BaseException as error:
                 self._finish(stream, "error", error)
         if self._batch is not None and len(self._batch) == 1:
             self._batch.leave(self._decoding[0].sequence, with_cache=True)

@@ -230,6 +230,25 @@ def test_a_beginning_that_requests_share_is_computed_once(alone, early, monkeypa
         assert answer == list(alone.submit(prompt, sampling, stop_ids=()))
 
 
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("at", [8, 20], ids=["while its prompt is computed", "at its first token"])
+def test_a_callback_that_exits_ends_its_own_request(alone, streams, at):
+    """It is no Exception; the reader of a request that the scheduler lost would wait for ever."""
+
+    def leave(done, total):
+        if done == at:
+            raise SystemExit("a callback of the reader's")
+
+    sampling = Sampling(temperature=0, max_tokens=40)
+    with Engine(load, chunk=8, streams=streams) as engine:
+        other = engine.submit([33] * 20, sampling, stop_ids=())
+        leaving = engine.submit([34] * 20, sampling, leave, stop_ids=())
+        wait_for(lambda: leaving.done)
+        with pytest.raises(SystemExit, match="a callback"):
+            list(leaving)
+        assert list(other) == list(alone.submit([33] * 20, sampling, stop_ids=()))
+
+
 @pytest.mark.parametrize(("method", "said"), [("keep", "kept"), ("save_some", "saved")])
 def test_a_store_that_fails_costs_nobody_an_answer(alone, method, said, monkeypatch, capsys):
     """Nor the engine: the device may be out of memory just when rows are to be kept."""
