@@ -139,7 +139,7 @@ class PrefixStore:
                 return
             if shared == len(entry.tokens):
                 self._entries.remove(entry)
-        # Rows that a batch gave back are still to be copied, and hold on to the whole batch till then.
+        # Rows that a batch gave back are still to be copied, and hold on to all of it till then.
         mx.async_eval([layer.state for layer in cache])
         entry = _Entry(held, cache, _bytes(cache))
         if entry.nbytes > self.budget:
