@@ -190,9 +190,16 @@ class Model(nn.Module):
         return BatchCache(len(self.layers), bits, self.config.kv_lora_rank)
 
     def update(self, parameters: dict[str, Any], strict: bool = True) -> nn.Module:
-        """As of every module; what was compiled with the old values is dropped."""
+        """As of every module; what was compiled with the old values is dropped. It is not where
+        only a part of the model is told: `model.layers[0].update` needs `model.update({})` after
+        it."""
         self._decode = None
         return super().update(parameters, strict)
+
+    def update_modules(self, modules: dict[str, Any], strict: bool = True) -> nn.Module:
+        """As `update`."""
+        self._decode = None
+        return super().update_modules(modules, strict)
 
     def named_parameters(self) -> dict[str, mx.array]:
         """Every array by its path in the module tree, such as `model.norm.weight`."""

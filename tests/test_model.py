@@ -1,6 +1,9 @@
 """The MLX model against the NumPy reference, and against itself in its other forms."""
 
+import shutil
+
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -141,7 +144,18 @@ def test_reset_depends_on_the_seed_alone():
     assert not mx.array_equal(a(tokens), c(tokens)).item()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.fixture
+def compiles():
+    """mx.compile at work, which the tests are otherwise without (conftest.py)."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++, which MLX compiles for a CPU with")
+    mx.enable_compile()
+    yield
+    mx.disable_compile()
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.usefixtures("compiles")
 def test_the_compiled_step_of_a_gpu(seed, monkeypatch):
     """The same numbers on whatever device is here, with one cache and with a batch of lengths."""
     model = random_model(seed)
@@ -166,12 +180,30 @@ def test_the_compiled_step_of_a_gpu(seed, monkeypatch):
         assert mx.abs(got - wanted).max().item() <= 1e-5 * mx.abs(wanted).max().item()
 
 
-def test_a_compiled_step_is_dropped_with_its_weights(monkeypatch):
+def halved(model):
+    model.update(tree_map(lambda v: v * 0.5, model.parameters()))
+
+
+def another_norm(model):
+    norm = nn.RMSNorm(model.config.hidden_size)
+    norm.weight = 0.5 + mx.arange(model.config.hidden_size) / 7
+    model.update_modules({"model": {"norm": norm}})
+
+
+def a_layer_halved(model):
+    layer = model.layers[0]
+    layer.update(tree_map(lambda v: v * 0.5, layer.parameters()))
+    model.update({})
+
+
+@pytest.mark.parametrize("change", [halved, another_norm, a_layer_halved])
+@pytest.mark.usefixtures("compiles")
+def test_a_compiled_step_is_dropped_with_its_weights(change, monkeypatch):
     monkeypatch.setattr(model_module, "decodes_compiled", lambda t: t.shape[1] == 1)
     model = random_model(1)
     token = mx.array([[5]])
     before = model(token, model.make_cache())
-    model.update(tree_map(lambda v: v * 0.5, model.parameters()))
+    change(model)
     after = model(token, model.make_cache())
     monkeypatch.setattr(model_module, "decodes_compiled", lambda t: False)
     assert not mx.allclose(before, after).item()

@@ -134,7 +134,7 @@ class DiskStore:
             return start
         for index in range(start // BLOCK, count):
             label = found[index]
-            if label.name in self._waiting or self._path(label.name).exists():
+            if label.name in self._waiting or os.path.exists(self._path(label.name)):
                 continue
             tensors = block.export_block(cache, index * BLOCK)
             # A conversation that does not fit would only push its own beginning out.
@@ -160,7 +160,8 @@ class DiskStore:
             return []
         found = self._labels(tokens)
         for index, label in enumerate(found):
-            if not self._path(label.name).exists():
+            # Not Path.exists, which raises where the folder may not be read any more.
+            if not os.path.exists(self._path(label.name)):
                 return found[:index]
         return found
 
@@ -197,7 +198,7 @@ class DiskStore:
                     self._write(item)
                 if self._written and self._queue.empty():
                     self._look(0)
-            except OSError as error:
+            except Exception as error:  # else nobody would take the rest, and the end wait for it
                 self._switch_off(error)
             finally:
                 if isinstance(item, _Write):
@@ -252,9 +253,10 @@ class DiskStore:
                 os.unlink(path)
             self._total -= size
 
-    def _switch_off(self, error: OSError) -> None:
+    def _switch_off(self, error: Exception) -> None:
         self.working = False
-        self._warn(f"{self.folder}: {error.strerror or error}; it is off until the next start")
+        reason = getattr(error, "strerror", None) or str(error) or repr(error)
+        self._warn(f"{self.folder}: {reason}; it is off until the next start")
 
 
 def _age(depth: int) -> tuple[int, int]:

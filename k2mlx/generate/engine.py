@@ -273,9 +273,16 @@ class _Worker:
 
     def _next_job(self) -> Job | None:
         """The next in the queue, waiting for it; the wait is used to save prefixes."""
-        while self._prefix is not None and self._jobs.empty() and self._prefix.save_some():
+        while self._jobs.empty() and self._save_some():
             pass
         return self._jobs.get()
+
+    def _save_some(self) -> bool:
+        try:
+            return self._prefix is not None and self._prefix.save_some()
+        except Exception as error:  # of the device; the next request may do well
+            print(f"k2mlx: prefix cache: not saved ({error!r})", file=sys.stderr)
+            return False
 
     def _close_prefix(self) -> None:
         try:

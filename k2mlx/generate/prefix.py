@@ -139,6 +139,8 @@ class PrefixStore:
                 return
             if shared == len(entry.tokens):
                 self._entries.remove(entry)
+        # Rows that a batch gave back are still to be copied, and hold on to all of it till then.
+        mx.async_eval([layer.state for layer in cache])
         entry = _Entry(held, cache, _bytes(cache))
         if entry.nbytes > self.budget:
             self._passing = entry if self._disk is not None else None
@@ -180,11 +182,13 @@ class PrefixStore:
 
     def close(self) -> None:
         """Save what is not on the disk yet, wait for it, and free the memory."""
-        while self.save_some():
-            pass
-        self.clear()
-        if self._disk is not None:
-            self._disk.close()
+        try:
+            while self.save_some():
+                pass
+        finally:
+            self.clear()
+            if self._disk is not None:
+                self._disk.close()
 
     def _evict(self, size: int) -> None:
         while self._entries and self.nbytes + size > self.budget:

@@ -5,15 +5,18 @@
               one, and between two chunks the answers under way go on
     decoding  alone, with guesses if they pay (sequence.py), or several in one batch (batch.py)
 
-A request's error ends that request. Everything here runs on the engine's thread.
+A request's error ends that request, and so does whatever its callback raises, SystemExit included:
+else its reader would wait for ever. Everything here runs on the engine's thread.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import mlx.core as mx
 import numpy as np
@@ -52,6 +55,11 @@ class Job:
     def length(self) -> int:
         """Tokens that it may come to hold in the cache."""
         return len(self.prompt) + self.limit
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """What of the prompt may be kept already: all but its last token."""
+        return np.asarray(self.prompt[:-1], np.int32)
 
 
 @dataclass(eq=False)
@@ -177,7 +185,7 @@ class Scheduler:
                 continue
             try:
                 self._filling.append(self._begin(job))
-            except Exception as error:
+            except BaseException as error:
                 job.channel.finish("error", error)
 
     def _begin(self, job: Job) -> Stream:
@@ -185,7 +193,7 @@ class Scheduler:
         if not self._running:
             mx.reset_peak_memory()
         began = time.perf_counter()
-        taken = self._take(job.prompt) if self._prefix is not None else Taken(None, 0)
+        taken = self._take(job) if self._prefix is not None else Taken(None, 0)
         job.channel.stats.cached_tokens = taken.tokens
         job.channel.stats.disk_tokens = taken.from_disk
         sequence = Sequence(
@@ -200,19 +208,25 @@ class Scheduler:
         job.channel.stats.seed = sequence.seed
         return Stream(job, sequence, began)
 
-    def _take(self, prompt: list[int]) -> Taken:
+    def _take(self, job: Job) -> Taken:
         """From the store, which first gets a copy of what a running request has of the prompt if
         that is more: its rows are its own until it ends."""
         assert self._prefix is not None
-        wanted = np.asarray(prompt[:-1], np.int32)
-        best, owner = 0, None
+        prompt, best, owner = job.prompt, 0, None
         for stream in self._running:
             tokens = np.asarray(stream.sequence.tokens[: self._filled(stream)], np.int32)
-            if (shared := shared_length(tokens, wanted)) > best:
+            if (shared := shared_length(tokens, job.ids)) > best:
                 best, owner = shared, stream
         if owner is not None and best >= WORTH_A_COPY and best > self._prefix.known(prompt):
             self._prefix.keep(prompt[:best], self._copied(owner, best))
         return self._prefix.take(prompt)
+
+    def _keep(self, sequence: Sequence) -> None:
+        assert self._prefix is not None
+        try:
+            self._prefix.keep(sequence.tokens[: sequence.filled], sequence.cache)
+        except Exception as error:  # the answer is there, and the others' go on
+            print(f"k2mlx: prefix cache: not kept ({error!r})", file=sys.stderr)
 
     def _soon_known(self, job: Job) -> bool:
         """Whether a prompt that is being computed begins as this one does, further than it has
@@ -220,7 +234,7 @@ class Scheduler:
         if self._prefix is None:
             return False
         for stream in self._filling:
-            shared = shared_length(np.asarray(stream.job.prompt[:-1]), np.asarray(job.prompt[:-1]))
+            shared = shared_length(stream.job.ids, job.ids)
             if shared >= WORTH_A_COPY and stream.sequence.filled < shared:
                 return True
         return False
@@ -251,7 +265,7 @@ class Scheduler:
                 sequence.prefill(min(self._chunk, CHUNK_BESIDE_OTHERS) if busy else self._chunk)
                 if job.on_progress:
                     job.on_progress(sequence.filled, len(job.prompt))
-        except Exception as error:
+        except BaseException as error:
             self._finish(stream, "error", error)
             return
         if sequence.prompt_left:
@@ -262,7 +276,7 @@ class Scheduler:
     def _decode_alone(self, stream: Stream) -> None:
         try:
             self._hand_out(stream, stream.sequence.advance())
-        except Exception as error:
+        except BaseException as error:
             self._finish(stream, "error", error)
 
     def _decode_together(self) -> None:
@@ -274,7 +288,7 @@ class Scheduler:
                 if stream.sequence not in self._batch:
                     self._batch.join(stream.sequence)
             found = self._batch.step()
-        except Exception as error:  # of the device: nobody's own, and the rows are lost
+        except BaseException as error:  # of the device: nobody's own, and the rows are lost
             self._batch = None
             for stream in list(self._decoding):
                 self._finish(stream, "error", error)
@@ -284,7 +298,7 @@ class Scheduler:
             stream = streams[id(sequence)]
             try:
                 self._hand_out(stream, [token])
-            except Exception as error:
+            except BaseException as error:
                 self._finish(stream, "error", error)
         if self._batch is not None and len(self._batch) == 1:
             self._batch.leave(self._decoding[0].sequence, with_cache=True)
@@ -327,7 +341,7 @@ class Scheduler:
             if not len(self._batch):
                 self._batch = None
         stream.job.channel.stats.peak_memory = mx.get_peak_memory()
-        if self._prefix is not None and keeps:
-            self._prefix.keep(sequence.tokens[: sequence.filled], sequence.cache)
+        if keeps:
+            self._keep(sequence)
         sequence.cache = []  # memory goes now, not when the reader lets go
         stream.job.channel.finish(reason, error)

@@ -1,5 +1,6 @@
 """Several requests at once: each gets the tokens that it gets alone, whoever comes and goes."""
 
+import gc
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from k2mlx.errors import RequestError
 from k2mlx.generate.engine import Engine
+from k2mlx.generate.memory import PrefixSettings
+from k2mlx.generate.prefix import PrefixStore
 from k2mlx.generate.sampling import Sampling
 from k2mlx.generate.scheduler import Room
 from k2mlx.generate.sequence import Sequence
@@ -121,6 +124,31 @@ def test_readers_that_are_gone_leave_nothing_behind():
         assert scheduler._batch is None
 
 
+def test_what_a_batch_leaves_in_the_store_takes_no_more_than_the_store_says():
+    """Not the batch's slots too, from which its rows are copied."""
+    with Engine(load, streams=8, prefix=PrefixSettings(memory=10**9)) as engine:
+        list(engine.submit([20], Sampling(max_tokens=1)))
+        scheduler = engine._worker._scheduler
+
+        def run(begin):
+            prompts = [[begin, 30 + i] * 60 for i in range(8)]
+            lengths = [Sampling(max_tokens=20 + 8 * i) for i in range(8)]
+            running = list(map(engine.submit, prompts, lengths))
+            assert all(list(generation) for generation in running)
+            wait_for(lambda: scheduler.idle)
+
+        def unaccounted():
+            gc.collect()
+            return mx.get_active_memory() - engine.prefix_figures["bytes"]
+
+        run(20)
+        before, kept = unaccounted(), engine.prefix_figures["bytes"]
+        for begin in range(21, 24):
+            run(begin)
+        assert engine.prefix_figures["bytes"] >= 3 * kept > 0
+        assert unaccounted() - before < kept / 8  # one request's rows
+
+
 def test_a_short_prompt_overtakes_a_long_one_and_answers_go_on():
     with Engine(load, chunk=8, reuse=False, streams=4) as engine:
         order, lock = [], threading.Lock()
@@ -201,3 +229,43 @@ def test_a_beginning_that_requests_share_is_computed_once(alone, early, monkeypa
     monkeypatch.setattr(Sequence, "prefill", prefill)
     for prompt, answer in zip(prompts, answers, strict=True):
         assert answer == list(alone.submit(prompt, sampling, stop_ids=()))
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("at", [8, 20], ids=["while its prompt is computed", "at its first token"])
+def test_a_callback_that_exits_ends_its_own_request(alone, streams, at):
+    """It is no Exception; the reader of a request that the scheduler lost would wait for ever."""
+
+    def leave(done, total):
+        if done == at:
+            raise SystemExit("a callback of the reader's")
+
+    sampling = Sampling(temperature=0, max_tokens=40)
+    with Engine(load, chunk=8, streams=streams) as engine:
+        other = engine.submit([33] * 20, sampling, stop_ids=())
+        leaving = engine.submit([34] * 20, sampling, leave, stop_ids=())
+        wait_for(lambda: leaving.done)
+        with pytest.raises(SystemExit, match="a callback"):
+            list(leaving)
+        assert list(other) == list(alone.submit([33] * 20, sampling, stop_ids=()))
+
+
+@pytest.mark.parametrize(("method", "said"), [("keep", "kept"), ("save_some", "saved")])
+def test_a_store_that_fails_costs_nobody_an_answer(alone, method, said, monkeypatch, capsys):
+    """Nor the engine: the device may be out of memory just when rows are to be kept."""
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(PrefixStore, method, fail)
+    sampling = Sampling(temperature=0, max_tokens=30)
+    with Engine(load, streams=3) as engine:
+        cancelled, *others = [engine.submit([30 + i, 40], sampling, stop_ids=()) for i in range(3)]
+        next(cancelled)
+        cancelled.cancel()
+        for i, generation in enumerate(others, start=1):
+            assert list(generation) == list(alone.submit([30 + i, 40], sampling, stop_ids=()))
+            assert generation.stats.finish_reason == "length"
+        wait_for(lambda: cancelled.done)
+    assert cancelled.stats.finish_reason == "cancelled"
+    assert f"not {said} (RuntimeError('out of memory'))" in capsys.readouterr().err

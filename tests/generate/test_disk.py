@@ -373,6 +373,36 @@ store.close()
 """
 
 
+def test_a_folder_that_may_not_be_read_any_more_holds_nothing(opened, monkeypatch):
+    """As on a network's disk whose login has run out."""
+    store, tokens = opened(), tokens_of(1, 2 * BLOCK)
+    save(store, tokens, filled(tokens))
+
+    def denied(path, *args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", denied)
+    assert store.known(tokens_of(1, 2 * BLOCK)) == 0
+
+
+def test_a_writer_that_fails_switches_it_off(opened, monkeypatch):
+    """Closing would wait for it for ever."""
+
+    def fail(label, tensors):
+        raise MemoryError
+
+    monkeypatch.setattr(block, "encode", fail)
+    store, tokens = opened(), tokens_of(1, 12 * BLOCK)
+    prefix = PrefixStore(PLENTY, lambda: filled(tokens)[:0], store)
+    prefix.keep(tokens.tolist(), filled(tokens))
+    end = time.monotonic() + 5
+    while prefix.save_some():
+        assert time.monotonic() < end, "tries for ever"
+    store.flush()
+    assert not store.working
+    assert "MemoryError()" in opened.said[0]
+
+
 def test_a_full_disk_switches_it_off_with_one_line(opened):
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 9000
     command = [sys.executable, "-c", FULL, str(opened.folder)]
