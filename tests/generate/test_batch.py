@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import mlx.core as mx
@@ -247,6 +248,33 @@ def test_a_callback_that_exits_ends_its_own_request(alone, streams, at):
         with pytest.raises(SystemExit, match="a callback"):
             list(leaving)
         assert list(other) == list(alone.submit([33] * 20, sampling, stop_ids=()))
+
+
+@pytest.mark.parametrize("at", [8, 20], ids=["while its prompt is computed", "at its first token"])
+@pytest.mark.parametrize("streams", [1, 3])
+def test_a_failed_request_keeps_neither_its_reader_nor_the_model(streams, at):
+    """An error's traceback leads to the frames that it came through, and they to everything."""
+    engine = Engine(load, chunk=8, streams=streams, reuse=False)
+    assert engine.info
+    model = weakref.ref(engine._worker._scheduler._model)
+
+    def fail(done, total):
+        if done == at:
+            raise ValueError("a callback of the reader's")
+
+    other = engine.submit([33] * 20, Sampling(max_tokens=40), stop_ids=())
+    generation = engine.submit([34] * 20, Sampling(max_tokens=40), fail, stop_ids=())
+    with pytest.raises(ValueError, match="a callback") as failed:
+        list(generation)
+    assert "in fail" in failed.value.__notes__[0]
+    list(other)
+    engine.close()
+    gc.collect()
+    assert model() is None  # while we still have the error
+    reader = weakref.ref(generation)
+    del generation, failed
+    gc.collect()
+    assert reader() is None
 
 
 @pytest.mark.parametrize(("method", "said"), [("keep", "kept"), ("save_some", "saved")])
