@@ -160,7 +160,7 @@ def test_a_short_prompt_overtakes_a_long_one_and_answers_go_on():
 
             return on_progress
 
-        answering = engine.submit([33] * 4, Sampling(max_tokens=300))
+        answering = engine.submit([33] * 4, Sampling(max_tokens=300), stop_ids=())
         next(answering)
         long = engine.submit([34] * 400, Sampling(max_tokens=4), note("long"))
         short = engine.submit([35] * 20, Sampling(max_tokens=4), note("short"))
