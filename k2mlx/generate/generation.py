@@ -148,6 +148,11 @@ def _resolve(waiter: "asyncio.Future[None]") -> None:
         waiter.set_result(None)
 
 
+def _abandon(channel: "weakref.ref[Channel]") -> None:
+    if (held := channel()) is not None:
+        held.abandon()
+
+
 class Generation:
     """The answer to one request: iterate over its token ids, with `for` or `async for`.
 
@@ -157,7 +162,8 @@ class Generation:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        weakref.finalize(self, channel.abandon).atexit = False
+        # Weakly: an error's traceback leads from the channel back to its reader.
+        weakref.finalize(self, _abandon, weakref.ref(channel)).atexit = False
 
     @property
     def stats(self) -> Stats:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from traceback import format_tb
 
 import mlx.core as mx
 import numpy as np
@@ -282,6 +283,8 @@ class Scheduler:
     def _decode_together(self) -> None:
         for stream in [s for s in self._decoding if s.sequence.starts_empty]:
             self._decode_alone(stream)  # a prompt of one token; a batch takes rows
+        if not self._decoding:
+            return
         try:
             self._batch = self._batch or Batch(self._model, self._vocabulary)
             for stream in self._decoding:
@@ -333,6 +336,10 @@ class Scheduler:
         """End a request and keep what it computed, unless it failed."""
         sequence = stream.sequence
         keeps = self._prefix is not None and error is None
+        if error is not None and error.__traceback__ is not None:
+            # As text: a traceback's frames, and through them whoever has the error, keep the model.
+            error.add_note("On the engine's thread:\n" + "".join(format_tb(error.__traceback__)))
+            error.__traceback__ = None
         for streams in (self._filling, self._decoding):
             if stream in streams:
                 streams.remove(stream)

@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import mlx.core as mx
@@ -250,6 +251,33 @@ def test_a_callback_that_exits_ends_its_own_request(alone, streams, at):
         assert list(other) == list(alone.submit([33] * 20, sampling, stop_ids=()))
 
 
+@pytest.mark.parametrize("at", [8, 20], ids=["while its prompt is computed", "at its first token"])
+@pytest.mark.parametrize("streams", [1, 3])
+def test_a_failed_request_keeps_neither_its_reader_nor_the_model(streams, at):
+    """An error's traceback leads to the frames that it came through, and they to everything."""
+    engine = Engine(load, chunk=8, streams=streams, reuse=False)
+    assert engine.info
+    model = weakref.ref(engine._worker._scheduler._model)
+
+    def fail(done, total):
+        if done == at:
+            raise ValueError("a callback of the reader's")
+
+    other = engine.submit([33] * 20, Sampling(max_tokens=40), stop_ids=())
+    generation = engine.submit([34] * 20, Sampling(max_tokens=40), fail, stop_ids=())
+    with pytest.raises(ValueError, match="a callback") as failed:
+        list(generation)
+    assert "in fail" in failed.value.__notes__[0]
+    list(other)
+    engine.close()
+    gc.collect()
+    assert model() is None  # while we still have the error
+    reader = weakref.ref(generation)
+    del generation, failed
+    gc.collect()
+    assert reader() is None
+
+
 @pytest.mark.parametrize(("method", "said"), [("keep", "kept"), ("save_some", "saved")])
 def test_a_store_that_fails_costs_nobody_an_answer(alone, method, said, monkeypatch, capsys):
     """Nor the engine: the device may be out of memory just when rows are to be kept."""
@@ -269,3 +297,12 @@ def test_a_store_that_fails_costs_nobody_an_answer(alone, method, said, monkeypa
         wait_for(lambda: cancelled.done)
     assert cancelled.stats.finish_reason == "cancelled"
     assert f"not {said} (RuntimeError('out of memory'))" in capsys.readouterr().err
+
+
+def test_several_answers_of_one_token_to_prompts_of_one(alone):
+    """They are over before there is a batch."""
+    once = Sampling(temperature=0, max_tokens=1)
+    wanted = [list(alone.submit([30 + i], once, stop_ids=())) for i in range(4)]
+    with Engine(load, reuse=False, streams=4) as engine:
+        answers = [engine.submit([30 + i], once, stop_ids=()) for i in range(4)]
+        assert [list(answer) for answer in answers] == wanted

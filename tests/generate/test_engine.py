@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from k2mlx.errors import CheckpointError, K2Error, RequestError
 from k2mlx.generate.engine import Engine
-from k2mlx.generate.generation import Channel
 from k2mlx.generate.sampling import Sampling
+from k2mlx.generate.scheduler import Scheduler
 from k2mlx.load import Loaded
 from k2mlx.model import Model
 from k2mlx.tokenizer import ByteTokenizer
@@ -313,9 +313,8 @@ def test_a_dead_engine_tells_its_readers(make_engine, scripted, monkeypatch):
     engine = make_engine(scripted(permits=permits))
     running = engine.submit([20], GREEDY)
     waiting = engine.submit([21], GREEDY)
-    monkeypatch.setattr(
-        Channel, "put", lambda *_: sys.exit("bug")
-    )  # no Exception: not the request's
+    # Between the requests, so none of theirs.
+    monkeypatch.setattr(Scheduler, "_drop_cancelled", lambda _: sys.exit("bug"))
     permits.release(100)
     for generation in (running, waiting):
         with pytest.raises(K2Error, match="thread died"):
