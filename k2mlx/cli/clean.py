@@ -19,6 +19,7 @@ from pathlib import Path
 
 from k2mlx.errors import RequestError
 from k2mlx.home import home_path
+from k2mlx.progress import size_words
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if remove:
         for entry in entries:
             remove_entry(home, entry.name)
-        print(f"removed {human(sum(entry.bytes for entry in entries))}", file=say)
+        print(f"removed {size_words(sum(entry.bytes for entry in entries))}", file=say)
     elif entries and not args.json:
         print("nothing removed; k2mlx clean --yes removes it")
     if args.json:
@@ -114,15 +115,7 @@ def table(home: Path, entries: list[Entry]) -> str:
         return f"{home}: nothing there"
     width = max(len(entry.name) for entry in entries)
     rows = [
-        f"  {entry.name:{width}}  {human(entry.bytes):>9}  {entry.files} files" for entry in entries
+        f"  {entry.name:{width}}  {size_words(entry.bytes):>9}  {entry.files} files"
+        for entry in entries
     ]
     return "\n".join([str(home), *rows])
-
-
-def human(size: float) -> str:
-    """Bytes in words: 1536 -> '1.5 KiB'."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

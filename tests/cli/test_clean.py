@@ -30,7 +30,7 @@ def clean_json(capsys, *args):
 def test_lists_with_sizes_and_removes_nothing_unasked(home, capsys):
     assert main(["clean"]) == 0  # no terminal: nobody to ask
     out = capsys.readouterr().out
-    assert "conversations    2.0 KiB  1 files" in out
+    assert "conversations     2.0 kB  1 files" in out
     assert "nothing removed" in out
     assert sorted(os.listdir(home)) == ["conversations", "link", "models", "notes.txt"]
 
