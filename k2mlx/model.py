@@ -1,7 +1,8 @@
 """Kimi K2's text model: embedding, decoder layers, head; one device, no ranks.
 
 The module tree carries the checkpoint's names; only the experts differ, which are stacked
-(weights/names.py maps them). Shape letters: B batch, L tokens, H hidden, V vocabulary.
+(weights/names.py maps them). A model may hold a part of the layers, with everything under the same
+names: what runs before and after them is on other devices then. Shape letters: B batch, L tokens, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -54,19 +55,32 @@ class DecoderLayer(nn.Module):
         return x + (self.mlp(h, router_load) if isinstance(self.mlp, MoE) else self.mlp(h))
 
 
+class Elsewhere(nn.Module):
+    """In the place of what another device holds."""
+
+
 class Decoder(nn.Module):
     """What the checkpoints keep under `model.`: everything but the head."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, held: range):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = [DecoderLayer(config, i) for i in range(config.num_hidden_layers)]
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        first, last = 0 in held, config.num_hidden_layers - 1 in held
+        self.embed_tokens: nn.Embedding | Elsewhere = (
+            nn.Embedding(config.vocab_size, config.hidden_size) if first else Elsewhere()
+        )
+        self.layers: list[DecoderLayer | Elsewhere] = [
+            DecoderLayer(config, i) if i in held else Elsewhere()
+            for i in range(config.num_hidden_layers)
+        ]
+        self.norm: nn.RMSNorm | Elsewhere = (
+            nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps) if last else Elsewhere()
+        )
 
 
-def decodes_compiled(tokens: mx.array) -> bool:
+def decodes_compiled(x: mx.array) -> bool:
     """Whether DecodeStep does this step. On a CPU mx.compile would start g++ for every function."""
-    return tokens.shape[1] == 1 and tokens.size <= MOST_AT_ONCE and mx.default_device() != mx.cpu
+    B, L, _ = x.shape
+    return L == 1 and B <= MOST_AT_ONCE and mx.default_device() != mx.cpu
 
 
 class DecodeStep:
@@ -78,33 +92,31 @@ class DecodeStep:
     become few. The weights are constants of the trace: `Model.update` drops it.
     """
 
-    def __init__(self, decoder: Decoder):
-        self._decoder, self.thread = decoder, get_ident()
-        for layer in decoder.layers:
+    def __init__(self, layers: list[DecoderLayer], norm: nn.RMSNorm | None):
+        self._layers, self._norm, self.thread = layers, norm, get_ident()
+        for layer in layers:
             layer.self_attn.latent_matrices()  # made here: in a trace they would be made each time
-        last = len(decoder.layers) - 1
+        last = len(layers) - 1
         self._enter = mx.compile(self._queries(0))
         self._between = [mx.compile(self._after_attention(i)) for i in range(last)]
         self._leave = mx.compile(self._after_attention(last))
 
-    def __call__(self, tokens: mx.array, cache: list[LatentCache] | BatchCache) -> mx.array:
-        """tokens [B, 1] -> states after the final norm [B, 1, H]; extends the cache."""
-        decoder, offset = self._decoder, cache[0].offset
+    def __call__(self, x: mx.array, cache: list[LatentCache] | BatchCache) -> mx.array:
+        """x [B, 1, H] -> states after these layers, and the norm if there is one, [B, 1, H]; extends
+        the cache."""
+        offset = cache[0].offset
         lengths = offset if isinstance(offset, mx.array) else None
         places = mx.array([offset]) if lengths is None else lengths
-        x = decoder.embed_tokens(tokens).astype(decoder.norm.weight.dtype)
         q, rows = self._enter(x, places)
-        for i, layer in enumerate(decoder.layers):
+        for i, layer in enumerate(self._layers):
             seen = cache[i].append(rows)
             latent = latent_attention(q, seen, layer.self_attn.scale, lengths)
             if i < len(self._between):
                 x, q, rows = self._between[i](x, latent, places)
-        if isinstance(cache, BatchCache):
-            cache.advance(1)
         return self._leave(x, latent, places)[0]
 
     def _queries(self, index: int) -> Traced:
-        layer = self._decoder.layers[index]
+        layer = self._layers[index]
 
         def queries(x: mx.array, places: mx.array) -> list[mx.array]:
             q_nope, q_rope, rows = layer.self_attn.project(layer.input_layernorm(x), places)
@@ -113,26 +125,40 @@ class DecodeStep:
         return queries
 
     def _after_attention(self, index: int) -> Traced:
-        layer, last = self._decoder.layers[index], index + 1 == len(self._decoder.layers)
+        layer, last = self._layers[index], index + 1 == len(self._layers)
         queries = None if last else self._queries(index + 1)
 
         def after_attention(x: mx.array, latent: mx.array, places: mx.array) -> list[mx.array]:
             attention = layer.self_attn
             x = layer.feed_forward(x + attention.merge(attention.from_latent(latent)))
-            return [self._decoder.norm(x)] if queries is None else [x, *queries(x, places)]
+            if queries is not None:
+                return [x, *queries(x, places)]
+            return [x if self._norm is None else self._norm(x)]
 
         return after_attention
 
 
 class Model(nn.Module):
     """tokens [B, L] -> logits [B, L, V]. Weights are lazy: nothing is allocated before it is
-    used."""
+    used.
 
-    def __init__(self, config: ModelConfig):
+    held: the layers that are here, all by default; with the first comes the embedding, with the
+    last the final norm and the head.
+    """
+
+    def __init__(self, config: ModelConfig, held: range | None = None):
         super().__init__()
-        self.config = config
-        self.model = Decoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        everything = range(config.num_hidden_layers)
+        held = everything if held is None else held
+        if not held or held[0] not in everything or held[-1] not in everything:
+            raise ValueError(f"held: got layers {held}, wanted a part of {everything}")
+        self.config, self.held = config, held
+        self.model = Decoder(config, held)
+        self.lm_head: nn.Linear | Elsewhere = (
+            nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            if everything[-1] in held
+            else Elsewhere()
+        )
         if config.quantization is not None:
             quantize_modules(self, config.quantization)
         self._decode: DecodeStep | None = None
@@ -143,12 +169,18 @@ class Model(nn.Module):
         return self.head(self.hidden(tokens, cache))
 
     def embed(self, tokens: mx.array) -> mx.array:
-        """[B, L] -> [B, L, H]."""
-        return self.model.embed_tokens(tokens)
+        """[B, L] -> [B, L, H] in the layers' type: training keeps the embedding in float32."""
+        return self.model.embed_tokens(tokens).astype(self.dtype)
 
     @property
     def layers(self) -> list[DecoderLayer]:
-        return self.model.layers
+        """Those that are here."""
+        return [layer for layer in self.model.layers if isinstance(layer, DecoderLayer)]
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """Of what goes from layer to layer."""
+        return self.layers[0].input_layernorm.weight.dtype
 
     def head(self, hidden: mx.array) -> mx.array:
         """Hidden states after the final norm [..., H] -> logits [..., V]."""
@@ -161,24 +193,35 @@ class Model(nn.Module):
         segments: mx.array | None = None,
         router_load: list[mx.array] | None = None,
     ) -> mx.array:
-        """tokens [B, L] -> states after the final norm [B, L, H].
+        """tokens [B, L] -> states after the final norm [B, L, H]; see `run`."""
+        return self.run(self.embed(tokens), cache, segments, router_load)
+
+    def run(
+        self,
+        x: mx.array,
+        cache: list[LatentCache] | BatchCache | None = None,
+        segments: mx.array | None = None,
+        router_load: list[mx.array] | None = None,
+    ) -> mx.array:
+        """States [B, L, H] before the layers that are here -> after them, and after the final norm
+        where it is here.
 
         cache: one LatentCache a layer, or a BatchCache with B slots; extended by L. segments [B, L]
         (without cache): tokens see only their own segment. router_load: a list that gets one [E]
         count of chosen pairs a MoE layer.
         """
-        if cache is not None and decodes_compiled(tokens):
+        norm = self.model.norm if isinstance(self.model.norm, nn.RMSNorm) else None
+        if cache is not None and decodes_compiled(x):
             # MLX's streams belong to threads, and a trace to the streams that it was made on.
             if self._decode is None or self._decode.thread != get_ident():
-                self._decode = DecodeStep(self.model)
-            return self._decode(tokens, cache)
-        # Training keeps the embedding in float32; the layers' type is the norms'.
-        x = self.embed(tokens).astype(self.model.norm.weight.dtype)
-        for i, layer in enumerate(self.layers):
-            x = layer(x, cache[i] if cache is not None else None, segments, router_load)
+                self._decode = DecodeStep(self.layers, norm)
+            x, norm = self._decode(x, cache), None
+        else:
+            for i, layer in enumerate(self.layers):
+                x = layer(x, cache[i] if cache is not None else None, segments, router_load)
         if isinstance(cache, BatchCache):
-            cache.advance(tokens.shape[1])
-        return self.model.norm(x)
+            cache.advance(x.shape[1])
+        return x if norm is None else norm(x)
 
     def make_cache(self, bits: int = 16) -> list[LatentCache]:
         """One empty cache a layer. bits: 16, the model's own type, or 8 (see cache.py)."""

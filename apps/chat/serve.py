@@ -5,7 +5,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,36 +21,28 @@ _HERE = Path(__file__).parent
 
 
 def serve(
-    model: str,
+    name: str,
+    opening: "AbstractContextManager[Engine]",
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
     browser: bool = True,
-    **engine_options: Any,
 ) -> None:
     """Load the model and serve the page until interrupted.
 
-    port: None takes the first free one from 7860. browser: open the page there.
-    engine_options: of k2mlx.generate.Engine.
+    name: of the model. opening: loads it. port: None takes the first free one from 7860. browser:
+    open the page there.
 
-    Raises: CheckpointError and ConfigError for the model, RequestError for the address,
-    MissingExtraError without Gradio.
+    Raises: what `opening` raises, RequestError for the address, MissingExtraError without Gradio.
     """
-    from k2mlx.home import find_model
-
-    path = find_model(model)
     if find_spec("gradio") is None:
         raise MissingExtraError(
             "gradio: not installed, wanted by the chat page; pip install 'k2mlx[app]'"
         )
     with open_socket(host, port) as listener:
         address = url(listener)
-        print(f"Starting {path.name}; it will be at {address}", flush=True)
-
-        from k2mlx.generate import Engine
-        from k2mlx.load import load
-
-        with Engine(lambda: load(path), **engine_options) as engine:
+        print(f"Starting {name}; it will be at {address}", flush=True)
+        with opening as engine:
             _say_loaded(engine)
             run(engine, listener, lambda: announce(address, browser))
 

@@ -15,9 +15,9 @@ import mlx.core as mx
 from k2mlx.bench.measure import NotMeasuredError, Taken
 from k2mlx.cache import LatentCache
 from k2mlx.generate import Engine, Sampling
-from k2mlx.generate.runner import Runner
 from k2mlx.generate.sequence import Sequence
 from k2mlx.load import Loaded
+from k2mlx.runner import Runner
 
 
 def greedy(count: int) -> Sampling:

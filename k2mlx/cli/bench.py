@@ -10,11 +10,16 @@ Prints JSON objects, one a line, as cases are done: `ratio` is above 1 where k2m
 layers (4 of K2 with --rest q4: 34 GB, and 21 GB for mlx-lm, whose experts are cut otherwise).
 --where instead says where the time of one decoded token goes.
 
+Under mlx.launch the cases are ranks-...: the pipeline beside one device and beside
+mlx-lm's pipeline, and `share_of_bound`, of what so many stages can reach. Each rank needs a device
+of its own that holds the whole model.
+
 Example:
   k2mlx bench
   k2mlx bench --case turns-1k,restart-1k --rounds 7
   k2mlx bench --slice kimi-k2-thinking --layers 4 --rest q4 --case all
   k2mlx bench --where --depth 512
+  mlx.launch -n 2 --backend ring -- python -m k2mlx bench --slice kimi-k2-thinking --layers 8
 """
 
 import argparse
@@ -36,6 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--slice", metavar="MODEL", help="random weights of this shape, such as kimi-k2-thinking")
     add("--layers", type=int, default=4, metavar="N", help="of the slice (%(default)s)")
     add("--rest", default="q4", metavar="FORM", help="its matrices that are not experts (q4:32)")
+    add("--vocab", type=int, metavar="N", help="tokens of its head (as the model's)")
     add("--case", default="", metavar="NAME,...", help="what to measure; 'list' names all")
     add("--rounds", type=int, default=5, metavar="N", help="timed rounds of each (%(default)s)")
     add("--chunk", type=int, metavar="N", help="prompt tokens at a time, of both (2048; CPU: 512)")
@@ -45,6 +51,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print; 1 when the two do not compute the same."""
+    from k2mlx.parallel.group import launched
+
+    if launched():
+        return _ranks(args)
     cases = _cases(args.case)
     if args.case == "list":
         for case in cases:
@@ -90,6 +100,38 @@ def _where(args: argparse.Namespace, loaded: "Loaded") -> int:
     found = where.where(loaded, args.depth, args.rounds)
     print(where.table(found), file=sys.stderr)
     print(json.dumps(found | {"model": loaded.path.name} | machine.about()))
+    return 0
+
+
+def _ranks(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from k2mlx.bench import machine, ranks
+    from k2mlx.errors import RequestError
+    from k2mlx.parallel.exit import leave
+    from k2mlx.parallel.group import Group, connect
+
+    names = args.case.split(",") if args.case not in ("", "all") else list(ranks.CASES)
+    if unknown := [name for name in names if name not in ranks.CASES]:
+        raise RequestError(f"--case: got {unknown}, wanted of {', '.join(ranks.CASES)}")
+    found = connect()
+    if found is None:
+        raise RequestError("bench: mlx.launch started one rank, wanted two or more")
+    ring, channel = found
+    channel.on_failure = leave
+    chunk = args.chunk or (2048 if machine.on_gpu() else 512)
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = _loaded(args, Path(folder))
+        context = max(ranks.CASES[name].prompt for name in names) + ranks.ANSWER
+        wide = max(context, loaded.config.max_position_embeddings)
+        loaded = replace(loaded, config=replace(loaded.config, max_position_embeddings=wide))
+        layers = ranks.even(loaded.config.num_hidden_layers, ring.size())[ring.rank()]
+        group = Group(ring, channel, layers)
+        chosen = [ranks.CASES[name] for name in names]
+        for row in ranks.run(loaded, group, chosen, args.rounds, chunk, _say):
+            _say("")
+            print(json.dumps(row), flush=True)
+    channel.close()
     return 0
 
 
@@ -142,7 +184,8 @@ def _loaded(args: argparse.Namespace, folder: Path) -> "Loaded":
     _say("random weights")
     config = find_model(args.slice)
     out = folder / f"{config.name}-{args.layers}-layers"
-    return random_slice(config, out, layers=args.layers, rest=rest)
+    changes = {} if args.vocab is None else {"vocab_size": args.vocab}
+    return random_slice(config, out, layers=args.layers, rest=rest, **changes)
 
 
 def _say(text: str) -> None:

@@ -6,9 +6,12 @@ the network use it, without a password.
 What the model has read is kept, in memory and on disk, so that a long conversation goes on at once
 also after a restart; `k2mlx clean cache` removes it, --no-prefix-cache keeps nothing.
 
+Under mlx.launch the model lies on several machines, and the page is on the first.
+
 Example:
   k2mlx chat
   k2mlx chat --model models/k2-nano --port 8000 --no-browser
+  mlx.launch --hostfile hosts.json -- python -m k2mlx chat --model PATH
 """
 
 import argparse
@@ -16,7 +19,7 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
 
-from k2mlx.cli import prefix
+from k2mlx.cli import prefix, ranks
 from k2mlx.home import bundled
 
 
@@ -36,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
     prefix.arguments(parser, default=True)
+    ranks.arguments(parser)
     group = parser.add_argument_group("on macOS, while it serves")
     group.add_argument("--no-wired", action="store_true", help="let its memory be swapped out")
     group.add_argument("--no-awake", action="store_true", help="let the machine sleep when idle")
@@ -45,17 +49,17 @@ def run(args: argparse.Namespace) -> None:
     """Serve the page until interrupted."""
     from importlib import import_module
 
+    from k2mlx.home import find_model
+
+    path = find_model(args.model)
+    options = prefix.engine_options(args)
+    opening = ranks.engine(args, path, wired=not args.no_wired, awake=not args.no_awake, **options)
+    if ranks.follows():
+        with opening:
+            return
     app = load_app("chat")
     serve = import_module(f"{app.__name__}.serve").serve
-    serve(
-        args.model,
-        host=args.host,
-        port=args.port,
-        browser=not args.no_browser,
-        wired=not args.no_wired,
-        awake=not args.no_awake,
-        **prefix.engine_options(args),
-    )
+    serve(path.name, opening, host=args.host, port=args.port, browser=not args.no_browser)
 
 
 def load_app(name: str) -> ModuleType:

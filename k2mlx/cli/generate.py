@@ -8,6 +8,7 @@ Example:
   k2mlx generate --raw --prompt "Once upon a time" --max-tokens 60 --seed 1
   k2mlx generate --model models/k2-nano --prompt - --temperature 0 --json < question.txt
   k2mlx generate --prefix-cache --prompt - < long.txt    the second time it is not read again
+  mlx.launch -n 2 -- python -m k2mlx generate --prompt "Hello"    two ranks on one machine
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
-from k2mlx.cli import prefix
+from k2mlx.cli import prefix, ranks
 from k2mlx.errors import RequestError
 
 if TYPE_CHECKING:
@@ -52,14 +53,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     prefix.arguments(parser, default=False)
+    ranks.arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Load, answer, print."""
     prompt = _prompt(args)
-    from k2mlx.generate import Engine, Sampling
+    from k2mlx.generate import Sampling
     from k2mlx.home import find_model
-    from k2mlx.load import load
 
     sampling = Sampling(
         temperature=args.temperature,
@@ -72,7 +73,9 @@ def run(args: argparse.Namespace) -> None:
     path = find_model(args.model)
     bar = ProgressBar(sys.stderr) if sys.stderr.isatty() else None
     options = {"speculate": args.speculate, **prefix.engine_options(args)}
-    with Engine(lambda: load(path), chunk=CHUNK, **options) as engine:
+    with ranks.engine(args, path, chunk=CHUNK, **options) as engine:
+        if engine is None:
+            return
         if args.raw:
             answer = engine.submit(engine.tokenizer.encode(prompt), sampling, bar)
             pieces = _raw_pieces(engine, answer)

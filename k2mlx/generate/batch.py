@@ -9,8 +9,8 @@ from __future__ import annotations
 import mlx.core as mx
 
 from k2mlx.cache import LatentCache
-from k2mlx.generate.runner import Runner
 from k2mlx.generate.sequence import Sequence
+from k2mlx.runner import Runner
 
 
 class Batch:
@@ -34,7 +34,8 @@ class Batch:
         """Take a sequence whose prompt is computed; its cache is copied and given up."""
         self._cache.admit(sequence.cache)
         token, unseen = sequence.hand_over()
-        self._input = token if self._input is None else mx.concatenate([self._input, token])
+        tokens = [token] if self._input is None else [self._input, token]
+        self._input = mx.concatenate([self._runner.present(ids) for ids in tokens])
         self._sequences.append(sequence)
         self._unseen.append(unseen)
 
@@ -43,7 +44,7 @@ class Batch:
         assert self._input is not None
         current, filled = self._input, list(self._cache.lengths)
         self._input = self._runner.choose(
-            current[:, None],
+            current,
             self._cache,
             lambda logits_BLV: self._choose(logits_BLV[:, -1], filled),
         )
@@ -61,8 +62,9 @@ class Batch:
         """Go on without a sequence, which gets its rows back if they are wanted."""
         assert self._input is not None
         slot, last = self._sequences.index(sequence), len(self) - 1
+        current = self._runner.present(self._input)
         if with_cache:
-            unseen = self._input[slot : slot + 1] if self._unseen[slot] else None
+            unseen = current[slot : slot + 1] if self._unseen[slot] else None
             sequence.take_back(self._cache.take(slot), unseen)
         self._cache.release(slot)
         self._sequences[slot] = self._sequences[last]
@@ -70,7 +72,7 @@ class Batch:
         self._sequences.pop()
         self._unseen.pop()
         order = [last if i == slot else i for i in range(last)]
-        self._input = self._input[mx.array(order)] if order else None
+        self._input = current[mx.array(order)] if order else None
 
     def copy(self, sequence: Sequence) -> list[LatentCache]:
         """Its rows, which stay here too."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from k2mlx.cache import LatentCache
 from k2mlx.generate.batch import Batch
 from k2mlx.generate.job import Stream
-from k2mlx.generate.runner import Runner
+from k2mlx.runner import Runner
 
 Found = list[tuple[Stream, list[int]]]  # the next tokens of each stream
 
@@ -70,7 +70,7 @@ class Lane:
         return sequence.filled
 
     def copied(self, stream: Stream) -> list[LatentCache] | None:
-        """The rows of a stream that are a batch's, and stay there too; None where they are its own."""
+        """A stream's rows that a batch has, and keeps; None where they are its own."""
         if self._batch is not None and stream.sequence in self._batch:
             return self._batch.copy(stream.sequence)
         return None

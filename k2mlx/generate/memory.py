@@ -34,10 +34,10 @@ def default_budget() -> int:
     return free_memory() // SHARE
 
 
-def row_bytes(config: ModelConfig) -> int:
-    """Bytes that a token takes in the caches of all layers: 70 kB of K2's in bfloat16."""
+def row_bytes(config: ModelConfig, layers: int) -> int:
+    """Bytes that a token takes in the caches of so many layers: 70 kB of K2's in bfloat16."""
     width = config.kv_lora_rank + config.qk_rope_head_dim
-    return config.num_hidden_layers * width * default_dtype().size
+    return layers * width * default_dtype().size
 
 
 def free_memory() -> int:

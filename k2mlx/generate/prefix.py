@@ -25,6 +25,7 @@ from k2mlx.cache import LatentCache
 from k2mlx.errors import CheckpointError
 from k2mlx.generate.memory import PrefixSettings, default_budget
 from k2mlx.load import Loaded
+from k2mlx.parallel.group import Group
 
 if TYPE_CHECKING:
     from k2mlx.generate.disk import DiskStore
@@ -63,7 +64,8 @@ class PrefixStore:
     """Entries under a budget of bytes; the one whose last use is longest ago goes first.
 
     make_cache: an empty cache of the model. A cache that is taken is no longer counted: its request
-    owns it until it is kept again.
+    owns it until it is kept again. agree: the least of what all ranks found on their disks, where
+    there are several; what is in memory is the same on all, by the same calls.
     """
 
     def __init__(
@@ -71,11 +73,12 @@ class PrefixStore:
         budget: int,
         make_cache: Callable[[], list[LatentCache]],
         disk: DiskStore | None = None,
+        agree: Callable[[int], int] = int,
     ) -> None:
         self.budget = budget
         self.counters = Counters()
         self._make_cache = make_cache
-        self._disk = disk
+        self._disk, self._agree = disk, agree
         self._entries: list[_Entry] = []  # the last used is last
         # One that is larger than the budget stays whole until it is on disk or a request begins.
         self._passing: _Entry | None = None
@@ -107,7 +110,7 @@ class PrefixStore:
         self._passing = None
         wanted = np.asarray(prompt[:-1], np.int32)
         shared, entry = self._longest(wanted)
-        known = self._disk.known(wanted) if self._disk else 0
+        known = self._on_disk(wanted)
         if known > shared:
             taken = self._from_disk(wanted, shared, entry)
         else:
@@ -123,7 +126,7 @@ class PrefixStore:
         """How many tokens `take` would give."""
         wanted = np.asarray(prompt[:-1], np.int32)
         shared, _ = self._longest(wanted)
-        return max(shared, self._disk.known(wanted) if self._disk else 0)
+        return max(shared, self._on_disk(wanted))
 
     def keep(self, tokens: Sequence[int], cache: list[LatentCache]) -> None:
         """Take over a cache that holds exactly these tokens. Entries that it goes on from are
@@ -190,6 +193,9 @@ class PrefixStore:
             if self._disk is not None:
                 self._disk.close()
 
+    def _on_disk(self, wanted: np.ndarray) -> int:
+        return self._agree(self._disk.known(wanted)) if self._disk else 0
+
     def _evict(self, size: int) -> None:
         while self._entries and self.nbytes + size > self.budget:
             self._entries.pop(0)
@@ -217,6 +223,7 @@ class PrefixStore:
         assert self._disk is not None
         start = shared // self._disk.block * self._disk.block
         parts, count = self._disk.read(wanted, start)
+        count = self._agree(count)
         if start + count <= shared:
             return Taken(self._from_memory(entry, shared), shared)
         if entry is not None and start:
@@ -225,7 +232,7 @@ class PrefixStore:
         else:
             cache = self._make_cache()
         for layer, part in zip(cache, parts, strict=True):
-            layer.extend(part)
+            layer.extend({name: rows[:, :count] for name, rows in part.items()})
         _compute(cache)
         return Taken(cache, start + count, count)
 
@@ -252,10 +259,20 @@ class PrefixStore:
         self._entries.append(entry)
 
 
-def open_store(loaded: Loaded, settings: PrefixSettings) -> PrefixStore:
-    """The store for a model that has just been loaded; called on the engine's thread."""
+def open_store(
+    loaded: Loaded, settings: PrefixSettings, row: int, group: Group | None = None
+) -> PrefixStore:
+    """The store for a model that has just been loaded, whose tokens take `row` bytes each; called
+    on the engine's thread, on all ranks of a group alike."""
     budget = default_budget() if settings.memory is None else settings.memory
-    return PrefixStore(budget, loaded.model.make_cache, _open_disk(loaded, settings))
+    disk = _open_disk(loaded, settings)
+    if group is None:
+        return PrefixStore(budget, loaded.model.make_cache, disk)
+    budget = group.vote(budget // row) * row
+    if group.vote(int(disk is not None)) == 0 and disk is not None:
+        disk.close()
+        disk = None
+    return PrefixStore(budget, loaded.model.make_cache, disk, group.vote)
 
 
 def _open_disk(loaded: Loaded, settings: PrefixSettings) -> DiskStore | None:
@@ -268,12 +285,11 @@ def _open_disk(loaded: Loaded, settings: PrefixSettings) -> DiskStore | None:
     try:
         folder = settings.folder or disk.default_folder()
         size = disk.default_budget(folder) if settings.disk is None else settings.disk
-        cache, norm = (
-            loaded.model.make_cache(),
-            loaded.model.named_parameters()["model.norm.weight"],
-        )
+        model = loaded.model
+        held = f"layers {model.held.start} to {model.held.stop}"
+        cache = model.make_cache()
         # The version too: rows that an error of ours made must not outlive it.
-        form = f"k2mlx {__version__}, {len(cache)} layers of form {cache[0].form}, {norm.dtype}"
+        form = f"k2mlx {__version__}, {held} of form {cache[0].form}, {model.dtype}"
         return disk.DiskStore(folder, size, f"{model_identity(loaded.path)}, {form}")
     except (OSError, CheckpointError) as error:
         disk.to_stderr(f"{error}; nothing is kept on disk")

@@ -27,10 +27,10 @@ from k2mlx.generate.generation import FinishReason
 from k2mlx.generate.job import Job, Stream
 from k2mlx.generate.lane import Lane
 from k2mlx.generate.prefix import PrefixStore, Taken, shared_length
-from k2mlx.generate.runner import Runner
 from k2mlx.generate.sequence import Sequence
 from k2mlx.generate.speculate import Costs, Drafts
 from k2mlx.progress import size_words
+from k2mlx.runner import Runner
 
 # Answers under way wait for at most this many tokens of somebody's prompt, or a chunk.
 CHUNK_BESIDE_OTHERS = 128
@@ -143,6 +143,7 @@ class Scheduler:
         """As if every reader had cancelled; what was computed is kept."""
         self.drop([job.number for job in self._waiting])
         self.drop([stream.job.number for stream in self._running])
+        self._runner.settle()
 
     def _admit(self) -> None:
         """Start requests in the order they came, as long as they fit; one whose beginning is just

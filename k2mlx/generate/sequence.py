@@ -8,9 +8,9 @@ import secrets
 import mlx.core as mx
 
 from k2mlx.cache import LatentCache
-from k2mlx.generate.runner import Runner
 from k2mlx.generate.sampling import Keys, Sampling, sample_each
 from k2mlx.generate.speculate import Drafts
+from k2mlx.runner import Runner
 
 
 class Sequence:
@@ -177,7 +177,7 @@ class Sequence:
         """Start computing the token [L] after each of `tokens` [L], which go into the cache."""
         filled = self.filled
         return self._runner.choose(
-            tokens[None], self.cache, lambda logits_BLV: self._sample(logits_BLV[0], filled)
+            tokens, self.cache, lambda logits_BLV: self._sample(logits_BLV[0], filled)
         )
 
     def _sample(self, logits_LV: mx.array, filled: int) -> mx.array:

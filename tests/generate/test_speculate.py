@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k2mlx.generate import scheduler as scheduler_module
-from k2mlx.generate.runner import Runner
 from k2mlx.generate.sampling import Keys, Sampling, sample, sample_each
 from k2mlx.generate.sequence import Sequence
 from k2mlx.generate.speculate import AT_ONCE, SIZES, Costs, Drafts, Match, NgramIndex
 from k2mlx.load import load
 from k2mlx.model import Model
+from k2mlx.runner import Runner
 from tests.generate.conftest import ScriptedModel
 from tests.models import TINY, random_config
 

@@ -1,7 +1,7 @@
 """What sequences and batches ask of whatever computes: here one model on one device.
 
-parallel/pipeline.py and parallel/tensor.py answer the same calls on several machines: every rank
-makes the same calls in the same order, and all of them read the same tokens and the same clock.
+parallel/ answers the same calls on several machines: every rank makes the same ones in the same
+order, and all of them read the same tokens and the same clock.
 
 Legend: B sequences, L tokens of each, V vocabulary.
 """
@@ -14,8 +14,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from k2mlx.cache import BatchCache, LatentCache
-from k2mlx.model import Model
+from .cache import BatchCache, LatentCache
+from .model import Model
 
 Pick = Callable[[mx.array], mx.array]  # logits [B, L, V] -> ids [B * L]
 Pending = list[Any]  # arrays, or lists of them
@@ -55,16 +55,27 @@ class Runner:
     def wait(self, pending: Pending) -> None:
         mx.eval(pending)
 
-    def choose(
-        self, tokens_BL: mx.array, cache: list[LatentCache] | BatchCache, pick: Pick
-    ) -> mx.array:
-        """Start to compute the tokens that `pick` chooses after each of these, which go into the
-        cache: ids [B * L], not waited for."""
-        logits_BLV = self.model(tokens_BL, cache)
+    def choose(self, ids: mx.array, cache: list[LatentCache] | BatchCache, pick: Pick) -> mx.array:
+        """Start to compute the tokens that `pick` chooses after each of these [B * L], which go
+        into the cache: one of each sequence of a batch, or several of one sequence. Returns ids
+        [B * L], not waited for."""
+        logits_BLV = self.model(shaped(ids, cache), cache)
         ids = pick(logits_BLV[..., : self.vocabulary])
         mx.async_eval(ids)
+        return ids
+
+    def present(self, ids: mx.array) -> mx.array:
+        """The ids of `choose`, to be computed with otherwise than by `choose`."""
         return ids
 
     def read(self, ids: mx.array) -> list[int]:
         """The ids, when they are there."""
         return ids.tolist()  # ty: ignore[invalid-explicit-return]
+
+    def settle(self) -> None:
+        """Nothing will be asked any more: let go of what was begun."""
+
+
+def shaped(ids: mx.array, cache: list[LatentCache] | BatchCache) -> mx.array:
+    """Ids [B * L] as tokens [B, L]: of a batch each has one, else one sequence has them all."""
+    return ids[:, None] if isinstance(cache, BatchCache) else ids[None]

@@ -1,0 +1,106 @@
+"""Commands that run a model on one machine or, under mlx.launch, on several.
+
+    mlx.launch --hostfile hosts.json -- python -m k2mlx generate --model PATH --prompt ...
+
+The command is the same; the group is found, not configured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from k2mlx.cli.progress import Report
+
+if TYPE_CHECKING:
+    from k2mlx.generate import Engine
+    from k2mlx.parallel.group import Group
+
+CONTEXT = 32768  # tokens that every rank must have room for, where the model's own is longer
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """--split and --parallel."""
+    group = parser.add_argument_group("on several machines, under mlx.launch")
+    group.add_argument(
+        "--split",
+        metavar="N,N,...",
+        help="layers of each rank, such as 31,30 (default: by memory and bandwidth)",
+    )
+    group.add_argument(
+        "--parallel",
+        choices=["pipeline", "tensor"],
+        default="pipeline",
+        help="layers on each rank, or a share of every matrix on 2 or 4 equal ones"
+        " (default: %(default)s)",
+    )
+
+
+def follows() -> bool:
+    """Whether this process only goes along with rank 0."""
+    return os.environ.get("MLX_RANK", "0") != "0"
+
+
+@contextmanager
+def engine(args: argparse.Namespace, path: Path, **options: Any) -> Iterator[Engine | None]:
+    """The engine that answers requests for the model in `path`; None on ranks other than the first,
+    where everything has been done by then."""
+    from k2mlx.generate import Engine
+    from k2mlx.load import load
+    from k2mlx.parallel.group import join
+    from k2mlx.parallel.split import parse_split
+
+    by_hand = parse_split(args.split) if args.split else None
+    tensor, report = args.parallel == "tensor", Loading() if sys.stderr.isatty() else None
+    group = join(path, context=CONTEXT, by_hand=by_hand, tensor=tensor, on_report=report)
+    if group is None:
+        with Engine(lambda: load(path), **options) as alone:
+            yield alone
+        return
+    from k2mlx.parallel.exit import leave
+
+    with group, Engine(lambda: _load(path, group), group=group, **options) as shared:
+
+        def fail(error: Exception) -> None:
+            shared.fail(error)
+            leave(error)
+
+        group.on_failure(fail)
+        if group.leads:
+            yield shared
+        else:
+            shared.follow()
+            yield None
+
+
+def _load(path: Path, group: Group) -> Any:
+    """This rank's part of the model."""
+    from k2mlx.load import load
+
+    share = None
+    if group.tensor:
+        from k2mlx.parallel.tensor import sharing
+
+        share = sharing(path, group.rank, group.size)
+    return load(path, layers=group.layers, on_bytes=group.report, share=share)
+
+
+class Loading:
+    """One line for what all ranks have loaded; called on the channel's thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ranks: dict[int, tuple[int, int]] = {}
+        self._report = Report("loading")
+
+    def __call__(self, rank: int, done: int, total: int) -> None:
+        with self._lock:
+            self._ranks[rank] = done, total
+            loaded, wanted = (sum(column) for column in zip(*self._ranks.values(), strict=True))
+            self._report(loaded, wanted)

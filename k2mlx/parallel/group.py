@@ -1,0 +1,165 @@
+"""The processes that run one model together, as this one of them sees it.
+
+`join` finds the group that mlx.launch made: nothing is configured. The ranks open the side channel
+(channel.py), on which they notice within seconds when one of them is gone, compare what they are
+(facts.py) and agree who holds what (split.py). Then each loads its own part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+
+from ..config import ModelConfig
+from ..errors import ClusterError
+from ..model import Model
+from ..runner import Runner
+from .agreement import Agreement, Together
+from .channel import SILENCE, Channel, listen, open_channel
+from .facts import check_facts, facts
+from .pipeline import Pipeline, Wire
+from .split import Member, split_layers
+
+SECRET = 16  # bytes
+FACTS = 1 << 16  # bytes of one rank's at most
+CONNECTING = 30.0  # seconds for all ranks to open the channel
+
+
+class Group:
+    """This rank among the others. layers: of the model, that it holds; all of them, a share of each
+    matrix, where `tensor`."""
+
+    def __init__(
+        self, ring: mx.distributed.Group, channel: Channel, layers: range, tensor: bool = False
+    ) -> None:
+        self.rank, self.size, self.leads = ring.rank(), ring.size(), ring.rank() == 0
+        self.layers, self.tensor = layers, tensor
+        self._ring, self._channel = ring, channel
+        self.tell, self.hear, self.vote = channel.tell, channel.hear, channel.vote
+        self.report, self.close = channel.report, channel.close
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def runner(self, model: Model, vocabulary: int) -> Runner:
+        """What computes this rank's part; called on the thread that uses it."""
+        agreement = Agreement(self._channel)
+        if self.tensor:
+            return Together(model, vocabulary, agreement)
+        return Pipeline(model, vocabulary, agreement, Wire(self._ring))
+
+    def on_failure(self, call: Callable[[ClusterError], None]) -> None:
+        """`call` gets the error, once, on a thread of the channel's, when a rank is lost or has
+        failed."""
+        self._channel.on_failure = call
+
+    def failed(self, error: BaseException) -> BaseException:
+        """An error on this rank: the others are told, unless it is one of theirs that ours came
+        from. Returns what the readers are to get."""
+        if isinstance(error, ClusterError):
+            return error
+        if "[ring]" in str(error) or "[jaccl]" in str(error):
+            # A neighbour is gone: the channel is about to know which rank that is, and why.
+            self._channel.failed.wait(SILENCE + 1)
+        else:
+            self._channel.fail(f"{type(error).__name__}: {error}")
+        return self._channel.error or error
+
+
+def launched() -> bool:
+    """Whether mlx.launch started this process as one of several."""
+    return "MLX_RANK" in os.environ
+
+
+def join(
+    path: Path,
+    *,
+    context: int,
+    by_hand: list[int] | None = None,
+    tensor: bool = False,
+    on_report: Callable[[int, int, int], None] | None = None,
+) -> Group | None:
+    """The group that this process belongs to; None if it is alone.
+
+    path: the model. context: tokens that each rank should have room for. by_hand: layers of each
+    rank, else by memory and bandwidth. tensor: a share of every matrix on each rank instead.
+    on_report: called on rank 0 with (rank, bytes loaded, bytes to load).
+
+    Raises: ClusterError for a rank that does not come or does not match, PlanError where the model
+    does not fit.
+    """
+    found = connect(on_report)
+    if found is None:
+        return None
+    ring, channel = found
+    try:
+        config = ModelConfig.load(path)
+        context = min(context, config.max_position_embeddings)
+        mine = json.dumps(facts(path)).encode()
+        everyone = [json.loads(content) for content in channel.gather(mine, FACTS)]
+        check_facts(everyone)
+        if tensor:
+            layers = range(config.num_hidden_layers)
+        else:
+            members = [Member(**one["member"]) for one in everyone]
+            layers = split_layers(config, path, members, context, by_hand)[ring.rank()]
+    except ClusterError:
+        channel.close()
+        raise
+    except BaseException as error:
+        channel.fail(f"{type(error).__name__}: {error}")
+        raise
+    return Group(ring, channel, layers, tensor)
+
+
+def connect(
+    on_report: Callable[[int, int, int], None] | None = None,
+) -> tuple[mx.distributed.Group, Channel] | None:
+    """The ring of this process and the side channel, open; None if it is alone."""
+    if not launched():
+        return None
+    ring = mx.distributed.init(strict=True, backend=_backend())
+    if ring.size() == 1:
+        return None
+    channel = _open(ring)
+    channel.on_report = on_report
+    return ring, channel
+
+
+def _backend() -> str:
+    """As mlx.launch's environment tells. Its `any` would take NCCL where that is installed, which
+    cannot send."""
+    if "MLX_JACCL_COORDINATOR" in os.environ or "MLX_IBV_DEVICES" in os.environ:
+        return "jaccl"
+    return "ring" if "MLX_HOSTFILE" in os.environ else "any"
+
+
+def _address() -> str:
+    """Where rank 0 listens: its address in the host file, which the others reach."""
+    if coordinator := os.environ.get("MLX_JACCL_COORDINATOR"):
+        return coordinator.rpartition(":")[0]
+    if hostfile := os.environ.get("MLX_HOSTFILE"):
+        return json.loads(Path(hostfile).read_text())[0][0].rpartition(":")[0]
+    return "127.0.0.1"
+
+
+def _open(ring: mx.distributed.Group) -> Channel:
+    """The side channel; rank 0's port and the secret that opens it are told over the ring."""
+    rank, size, address = ring.rank(), ring.size(), _address()
+    listener = listen(address) if rank == 0 else None
+    words = [0] * (SECRET + 1)
+    if listener is not None:
+        words = [listener.port, *secrets.token_bytes(SECRET)]
+    told = mx.distributed.all_sum(mx.array(words, mx.int32), group=ring, stream=mx.cpu).tolist()
+    port, secret = told[0], bytes(told[1:])
+    return open_channel(
+        rank, size, listener=listener, address=address, port=port, secret=secret, timeout=CONNECTING
+    )
