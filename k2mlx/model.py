@@ -7,7 +7,7 @@ The module tree carries the checkpoint's names; only the experts differ, which a
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import get_ident
+from threading import local
 from typing import Any
 
 import mlx.core as mx
@@ -79,7 +79,7 @@ class DecodeStep:
     """
 
     def __init__(self, decoder: Decoder):
-        self._decoder, self.thread = decoder, get_ident()
+        self._decoder = decoder
         for layer in decoder.layers:
             layer.self_attn.latent_matrices()  # made here: in a trace they would be made each time
         last = len(decoder.layers) - 1
@@ -114,12 +114,12 @@ class DecodeStep:
 
     def _after_attention(self, index: int) -> Traced:
         layer, last = self._decoder.layers[index], index + 1 == len(self._decoder.layers)
-        queries = None if last else self._queries(index + 1)
+        queries, norm = None if last else self._queries(index + 1), self._decoder.norm
 
         def after_attention(x: mx.array, latent: mx.array, places: mx.array) -> list[mx.array]:
             attention = layer.self_attn
             x = layer.feed_forward(x + attention.merge(attention.from_latent(latent)))
-            return [self._decoder.norm(x)] if queries is None else [x, *queries(x, places)]
+            return [norm(x)] if queries is None else [x, *queries(x, places)]
 
         return after_attention
 
@@ -135,7 +135,7 @@ class Model(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.quantization is not None:
             quantize_modules(self, config.quantization)
-        self._decode: DecodeStep | None = None
+        self._decode = local()
 
     def __call__(
         self, tokens: mx.array, cache: list[LatentCache] | BatchCache | None = None
@@ -168,10 +168,13 @@ class Model(nn.Module):
         count of chosen pairs a MoE layer.
         """
         if cache is not None and decodes_compiled(tokens):
-            # MLX's streams belong to threads, and a trace to the streams that it was made on.
-            if self._decode is None or self._decode.thread != get_ident():
-                self._decode = DecodeStep(self.model)
-            return self._decode(tokens, cache)
+            # MLX's streams belong to threads, and a trace to the streams that it was made on. Every
+            # thread keeps its own: engines that share a model and take turns would trace it anew
+            # at each request.
+            step = getattr(self._decode, "step", None)
+            if step is None:
+                step = self._decode.step = DecodeStep(self.model)
+            return step(tokens, cache)
         # Training keeps the embedding in float32; the layers' type is the norms'.
         x = self.embed(tokens).astype(self.model.norm.weight.dtype)
         for i, layer in enumerate(self.layers):
@@ -193,12 +196,12 @@ class Model(nn.Module):
         """As of every module; what was compiled with the old values is dropped. It is not where
         only a part of the model is told: `model.layers[0].update` needs `model.update({})` after
         it."""
-        self._decode = None
+        self._decode = local()
         return super().update(parameters, strict)
 
     def update_modules(self, modules: dict[str, Any], strict: bool = True) -> nn.Module:
         """As `update`."""
-        self._decode = None
+        self._decode = local()
         return super().update_modules(modules, strict)
 
     def named_parameters(self) -> dict[str, mx.array]:
