@@ -42,3 +42,7 @@ class MissingExtraError(K2Error, ImportError):
 
 class PlanError(K2Error, ValueError):
     """A model that does not fit on the machines it was to be placed on."""
+
+
+class ClusterError(K2Error):
+    """Another rank is lost, has failed, or does not match this one."""

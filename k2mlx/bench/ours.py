@@ -15,6 +15,7 @@ import mlx.core as mx
 from k2mlx.bench.measure import NotMeasuredError, Taken
 from k2mlx.cache import LatentCache
 from k2mlx.generate import Engine, Sampling
+from k2mlx.generate.runner import Runner
 from k2mlx.generate.sequence import Sequence
 from k2mlx.load import Loaded
 
@@ -90,10 +91,9 @@ def go_on(
     prompt = [0] * depth + new
     began = time.perf_counter()
     sequence = Sequence(
-        loaded.model,
+        Runner(loaded.model, loaded.config.vocab_size),
         prompt,
         greedy(count),
-        vocabulary=loaded.config.vocab_size,
         limit=count,
         cache=cache,
     )

@@ -9,17 +9,17 @@ from __future__ import annotations
 import mlx.core as mx
 
 from k2mlx.cache import LatentCache
+from k2mlx.generate.runner import Runner
 from k2mlx.generate.sequence import Sequence
-from k2mlx.model import Model
 
 
 class Batch:
     """Sequence i of the batch has slot i of the cache, and slots are dense: when one leaves, the
     last takes its place."""
 
-    def __init__(self, model: Model, vocabulary: int) -> None:
-        self._model, self._vocabulary = model, vocabulary
-        self._cache = model.make_batch_cache()
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._cache = runner.make_batch_cache()
         self._sequences: list[Sequence] = []
         self._input: mx.array | None = None  # the tokens of the next step [B]
         self._unseen: list[bool] = []  # whether the host still has to read that token
@@ -42,12 +42,14 @@ class Batch:
         """Launch the next step; returns the tokens of the last, for sequences that were in it."""
         assert self._input is not None
         current, filled = self._input, list(self._cache.lengths)
-        logits_BV = self._model(current[:, None], self._cache)[:, -1, : self._vocabulary]
-        self._input = self._choose(logits_BV, filled)
-        mx.async_eval(self._input)
+        self._input = self._runner.choose(
+            current[:, None],
+            self._cache,
+            lambda logits_BLV: self._choose(logits_BLV[:, -1], filled),
+        )
         found = []
         if any(self._unseen):
-            values: list[int] = current.tolist()  # ty: ignore[invalid-assignment]
+            values = self._runner.read(current)
             for sequence, unseen, token in zip(self._sequences, self._unseen, values, strict=True):
                 if unseen:
                     sequence.tokens.append(token)

@@ -5,6 +5,7 @@ token ids and get a Generation to read from. `scheduler` says which request comp
 """
 
 import atexit
+import itertools
 import queue
 import sys
 import threading
@@ -21,10 +22,12 @@ from k2mlx.errors import K2Error, RequestError
 from k2mlx.generate import mac, thread
 from k2mlx.generate.generation import Channel, FinishReason, Generation, Stats
 from k2mlx.generate.info import EngineInfo, Ready, describe
+from k2mlx.generate.job import Job, Progress
 from k2mlx.generate.memory import PrefixSettings, free_memory, row_bytes
 from k2mlx.generate.prefix import PrefixStore, open_store
+from k2mlx.generate.runner import Runner
 from k2mlx.generate.sampling import Sampling
-from k2mlx.generate.scheduler import Job, Progress, Room, Scheduler
+from k2mlx.generate.scheduler import Room, Scheduler
 from k2mlx.generate.speculate import Costs
 from k2mlx.load import Loaded
 from k2mlx.tokenizer import Tokenizer
@@ -187,6 +190,7 @@ class _Worker:
         self._ready: Ready | None = None
         self._error: BaseException | None = None
         self._stopping = False
+        self._numbers = itertools.count()
         self._scheduler: Scheduler | None = None
         _workers.add(self)
 
@@ -251,9 +255,8 @@ class _Worker:
         self.room = Room(row_bytes(loaded.config), memory, limits.streams)
         self._ready = describe(loaded, self._prefix)
         costs = Costs() if limits.speculate else None
-        self._scheduler = Scheduler(
-            loaded.model, self._ready.vocabulary, self.room, self._prefix, costs, limits.chunk
-        )
+        runner = Runner(loaded.model, self._ready.vocabulary)
+        self._scheduler = Scheduler(runner, self.room, self._prefix, costs, limits.chunk)
 
     def _step(self) -> None:
         """Take what has come, waiting where nothing runs, and let everyone go on a step."""
@@ -267,8 +270,10 @@ class _Worker:
                 except queue.Empty:
                     break
             if job is not None:
+                job.number = next(self._numbers)
                 self._scheduler.add(job)
         if not self._stopping:
+            self._scheduler.drop(self._scheduler.unwanted())
             self._scheduler.step()
 
     def _next_job(self) -> Job | None:

@@ -11,6 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from traceback import format_tb
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -64,19 +65,17 @@ class Channel:
     started: bool = False
     done: bool = False
     error: BaseException | None = None
+    failure: BaseException | None = None  # what its callback raised; the engine has yet to see it
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition()
         self._tokens: deque[int] = deque()
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 
-    def start(self) -> bool:
-        """Called by the engine before the first step; False if nobody wants the answer any more."""
+    def start(self) -> None:
+        """Called by the engine before the first step."""
         with self._changed:
-            if self.cancelled and not self.done:
-                self._end("cancelled", None)
-            self.started = not self.done
-            return self.started
+            self.started = True
 
     def put(self, token: int) -> None:
         with self._changed:
@@ -95,6 +94,11 @@ class Channel:
             self.cancelled = True
             if not self.started and not self.done:
                 self._end("cancelled", None)
+
+    def fail(self, error: BaseException) -> None:
+        """Like cancel, and the reader gets this error."""
+        with self._changed:
+            self.cancelled, self.failure = True, error
 
     def abandon(self) -> None:
         """Like cancel, from a garbage collection, where no lock may be taken."""
@@ -126,6 +130,12 @@ class Channel:
         return None
 
     def _end(self, reason: FinishReason, error: BaseException | None) -> None:
+        if self.failure is not None:
+            reason, error = "error", self.failure
+        if error is not None and error.__traceback__ is not None:
+            # As text: a traceback's frames, and through them whoever has the error, keep the model.
+            error.add_note("On the engine's thread:\n" + "".join(format_tb(error.__traceback__)))
+            error.__traceback__ = None
         self.stats.seconds = time.perf_counter() - self.submitted
         self.stats.finish_reason = reason
         self.error, self.done = error, True

@@ -3,10 +3,11 @@
     waiting   in the order they came, until a place and the memory are there
     filling   their prompts are computed chunk by chunk, in turn: a short prompt overtakes a long
               one, and between two chunks the answers under way go on
-    decoding  alone, with guesses if they pay (sequence.py), or several in one batch (batch.py)
+    decoding  in lanes (lane.py): alone, with guesses if they pay, or several in one batch
 
-A request's error ends that request, and so does whatever its callback raises, SystemExit included:
-else its reader would wait for ever. Everything here runs on the engine's thread.
+A request's error ends that request, unless other ranks run along: then none may go on without the
+others. Everything here runs on the engine's thread, and on all ranks alike: nothing may be decided
+by what only one of them can see.
 """
 
 from __future__ import annotations
@@ -14,62 +15,27 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
-from traceback import format_tb
 
 import mlx.core as mx
 import numpy as np
 
 from k2mlx.cache import LatentCache
 from k2mlx.errors import RequestError
-from k2mlx.generate.batch import Batch
-from k2mlx.generate.generation import Channel, FinishReason
+from k2mlx.generate.generation import FinishReason
+from k2mlx.generate.job import Job, Stream
+from k2mlx.generate.lane import Lane
 from k2mlx.generate.prefix import PrefixStore, Taken, shared_length
-from k2mlx.generate.sampling import Sampling
+from k2mlx.generate.runner import Runner
 from k2mlx.generate.sequence import Sequence
 from k2mlx.generate.speculate import Costs, Drafts
-from k2mlx.model import Model
 from k2mlx.progress import size_words
 
 # Answers under way wait for at most this many tokens of somebody's prompt, or a chunk.
 CHUNK_BESIDE_OTHERS = 128
 # From this many tokens on, a beginning that another request computes is waited for and copied.
 WORTH_A_COPY = 256
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass
-class Job:
-    """A request on its way through the engine."""
-
-    prompt: list[int]
-    sampling: Sampling
-    limit: int
-    ends: frozenset[int]
-    on_progress: Progress | None
-    channel: Channel
-
-    @property
-    def length(self) -> int:
-        """Tokens that it may come to hold in the cache."""
-        return len(self.prompt) + self.limit
-
-    @cached_property
-    def ids(self) -> np.ndarray:
-        """What of the prompt may be kept already: all but its last token."""
-        return np.asarray(self.prompt[:-1], np.int32)
-
-
-@dataclass(eq=False)
-class Stream:
-    """A request that runs."""
-
-    job: Job
-    sequence: Sequence
-    began: float
 
 
 @dataclass(frozen=True)
@@ -111,23 +77,25 @@ class Scheduler:
 
     def __init__(
         self,
-        model: Model,
-        vocabulary: int,
+        runner: Runner,
         room: Room,
         prefix: PrefixStore | None,
         costs: Costs | None,
         chunk: int,
     ) -> None:
-        self._model, self._vocabulary, self._room = model, vocabulary, room
-        self._prefix, self._costs, self._chunk = prefix, costs, chunk
+        self._runner, self._room, self._chunk = runner, room, chunk
+        self._prefix, self._costs = prefix, costs
         self._waiting: deque[Job] = deque()
         self._filling: deque[Stream] = deque()
-        self._decoding: list[Stream] = []
-        self._batch: Batch | None = None
+        self._lanes = [Lane(runner) for _ in range(runner.lanes)]
 
     @property
     def idle(self) -> bool:
         return not (self._waiting or self._running)
+
+    @property
+    def _decoding(self) -> list[Stream]:
+        return [stream for lane in self._lanes for stream in lane.streams]
 
     @property
     def _running(self) -> list[Stream]:
@@ -137,18 +105,29 @@ class Scheduler:
         """Queue a request."""
         self._waiting.append(job)
 
+    def unwanted(self) -> list[int]:
+        """The numbers of the requests whose readers want no more: to be dropped, on all ranks."""
+        jobs = [*self._waiting, *(stream.job for stream in self._running)]
+        return [job.number for job in jobs if job.channel.cancelled]
+
+    def drop(self, numbers: Collection[int]) -> None:
+        """End these requests; what they computed is kept."""
+        for job in [job for job in self._waiting if job.number in numbers]:
+            self._waiting.remove(job)
+            job.channel.finish("cancelled")
+        for stream in self._running:
+            if stream.job.number in numbers:
+                self._finish(stream, "cancelled")
+
     def step(self) -> None:
         """One unit of work for each who can have it."""
-        self._drop_cancelled()
         self._admit()
         if self._filling:
             self._fill()
             for stream in self._decoding:
                 stream.sequence.interrupted()
-        if len(self._decoding) == 1 and self._batch is None:
-            self._decode_alone(self._decoding[0])
-        elif self._decoding:
-            self._decode_together()
+        for lane in self._lanes:
+            self._decode(lane)
 
     def end(self, reason: FinishReason, error: BaseException | None = None) -> None:
         """End every request: nothing will run any more."""
@@ -157,36 +136,29 @@ class Scheduler:
             job.channel.finish(reason, error)
         self._waiting.clear()
         self._filling.clear()
-        self._decoding.clear()
-        self._batch = None
+        for lane in self._lanes:
+            lane.clear()
 
     def cancel_all(self) -> None:
         """As if every reader had cancelled; what was computed is kept."""
-        while self._waiting:
-            self._waiting.popleft().channel.finish("cancelled")
-        for stream in self._running:
-            self._finish(stream, "cancelled")
-
-    def _drop_cancelled(self) -> None:
-        for stream in self._running:
-            if stream.job.channel.cancelled:
-                self._finish(stream, "cancelled")
+        self.drop([job.number for job in self._waiting])
+        self.drop([stream.job.number for stream in self._running])
 
     def _admit(self) -> None:
         """Start requests in the order they came, as long as they fit; one whose beginning is just
         being computed for another waits until it can have it."""
         for job in list(self._waiting):
-            running = [stream.job.length for stream in self._running]
-            if not job.channel.cancelled and not self._room.fits(running, job.length):
+            if not self._room.fits([stream.job.length for stream in self._running], job.length):
                 return
-            if not job.channel.cancelled and self._soon_known(job):
+            if self._soon_known(job):
                 continue
             self._waiting.remove(job)
-            if not job.channel.start():
-                continue
+            job.channel.start()
             try:
                 self._filling.append(self._begin(job))
             except BaseException as error:
+                if self._runner.shared:
+                    raise
                 job.channel.finish("error", error)
 
     def _begin(self, job: Job) -> Stream:
@@ -198,10 +170,9 @@ class Scheduler:
         job.channel.stats.cached_tokens = taken.tokens
         job.channel.stats.disk_tokens = taken.from_disk
         sequence = Sequence(
-            self._model,
+            self._runner,
             job.prompt,
             job.sampling,
-            vocabulary=self._vocabulary,
             limit=job.limit,
             cache=taken.cache,
             drafts=Drafts(self._costs) if self._costs else None,
@@ -227,6 +198,8 @@ class Scheduler:
         try:
             self._prefix.keep(sequence.tokens[: sequence.filled], sequence.cache)
         except Exception as error:  # the answer is there, and the others' go on
+            if self._runner.shared:
+                raise
             print(f"k2mlx: prefix cache: not kept ({error!r})", file=sys.stderr)
 
     def _soon_known(self, job: Job) -> bool:
@@ -240,18 +213,21 @@ class Scheduler:
                 return True
         return False
 
+    def _lane(self, stream: Stream) -> Lane | None:
+        return next((lane for lane in self._lanes if stream in lane.streams), None)
+
     def _filled(self, stream: Stream) -> int:
-        in_batch = self._batch is not None and stream.sequence in self._batch
-        return self._batch.filled(stream.sequence) if in_batch else stream.sequence.filled
+        lane = self._lane(stream)
+        return lane.filled(stream) if lane is not None else stream.sequence.filled
 
     def _copied(self, stream: Stream, count: int) -> list[LatentCache]:
         """The first rows of a running request."""
-        if self._batch is not None and stream.sequence in self._batch:
-            cache = self._batch.copy(stream.sequence)
+        lane = self._lane(stream)
+        if lane is not None and (cache := lane.copied(stream)) is not None:
             for layer in cache:
                 layer.trim(layer.offset - count)
             return cache
-        cache = self._model.make_cache()
+        cache = self._runner.make_cache()
         for layer, source in zip(cache, stream.sequence.cache, strict=True):
             layer.extend(source.export(0, count))
         return cache
@@ -259,53 +235,50 @@ class Scheduler:
     def _fill(self) -> None:
         """A chunk of the prompt whose turn it is; without one left it decodes from now on."""
         stream = self._filling.popleft()
-        sequence, job = stream.sequence, stream.job
-        busy = bool(self._decoding)
+        sequence, busy = stream.sequence, any(self._lanes)
         try:
             if sequence.prompt_left:
-                sequence.prefill(min(self._chunk, CHUNK_BESIDE_OTHERS) if busy else self._chunk)
-                if job.on_progress:
-                    job.on_progress(sequence.filled, len(job.prompt))
+                chunk = min(self._chunk, CHUNK_BESIDE_OTHERS) if busy else self._chunk
+                sequence.prefill(chunk, goes_on=not busy and not self._filling)
+                stream.job.progress(sequence.filled)
         except BaseException as error:
-            self._finish(stream, "error", error)
+            self._failed(stream, error)
             return
         if sequence.prompt_left:
             self._filling.append(stream)
         else:
-            self._decoding.append(stream)
+            min(self._lanes, key=len).join(stream)
 
-    def _decode_alone(self, stream: Stream) -> None:
-        try:
-            self._hand_out(stream, stream.sequence.advance())
-        except BaseException as error:
-            self._finish(stream, "error", error)
-
-    def _decode_together(self) -> None:
-        for stream in [s for s in self._decoding if s.sequence.starts_empty]:
-            self._decode_alone(stream)  # a prompt of one token; a batch takes rows
-        if not self._decoding:
-            return
-        try:
-            self._batch = self._batch or Batch(self._model, self._vocabulary)
-            for stream in self._decoding:
-                if stream.sequence not in self._batch:
-                    self._batch.join(stream.sequence)
-            found = self._batch.step()
-        except BaseException as error:  # of the device: nobody's own, and the rows are lost
-            self._batch = None
-            for stream in list(self._decoding):
-                self._finish(stream, "error", error)
-            return
-        streams = {id(stream.sequence): stream for stream in self._decoding}
-        for sequence, token in found:
-            stream = streams[id(sequence)]
+    def _decode(self, lane: Lane) -> None:
+        """A step of all streams in a lane."""
+        for stream in lane.alone():
             try:
-                self._hand_out(stream, [token])
+                tokens = stream.sequence.advance()
             except BaseException as error:
-                self._finish(stream, "error", error)
-        if self._batch is not None and len(self._batch) == 1:
-            self._batch.leave(self._decoding[0].sequence, with_cache=True)
-            self._batch = None
+                self._failed(stream, error)
+            else:
+                self._hand_out(stream, tokens)
+        try:
+            found = lane.together()
+        except BaseException as error:  # of the device: nobody's own, and the rows are lost
+            streams = list(lane.streams)
+            lane.clear()
+            for stream in streams:
+                self._failed(stream, error)
+            return
+        for stream, tokens in found:
+            self._hand_out(stream, tokens)
+        lane.settle()
+        self._level(lane)
+
+    def _level(self, lane: Lane) -> None:
+        """Take a stream over from a lane that has two more: lanes are as fast as the fullest."""
+        fullest = max(self._lanes, key=len)
+        if len(fullest) >= len(lane) + 2:
+            stream = fullest.streams[-1]
+            fullest.leave(stream, with_cache=True)
+            fullest.settle()
+            lane.join(stream)
 
     def _hand_out(self, stream: Stream, tokens: list[int]) -> None:
         """Tell the reader what a step brought, and end the request where it ends."""
@@ -318,8 +291,7 @@ class Scheduler:
         if len(sequence.tokens) == total + len(tokens):
             stats.prompt_seconds = now - stream.began
             stats.first_token_seconds = stats.seconds
-            if job.on_progress:
-                job.on_progress(total, total)
+            job.progress(total)
         for i, token in enumerate(tokens):
             if token in job.ends:
                 sequence.rewind(len(tokens) - i - 1)  # guesses that were right, but after the end
@@ -330,23 +302,21 @@ class Scheduler:
         if stats.completion_tokens >= job.limit:
             self._finish(stream, "length")
 
+    def _failed(self, stream: Stream, error: BaseException) -> None:
+        if self._runner.shared:
+            raise error
+        self._finish(stream, "error", error)
+
     def _finish(
         self, stream: Stream, reason: FinishReason, error: BaseException | None = None
     ) -> None:
         """End a request and keep what it computed, unless it failed."""
         sequence = stream.sequence
         keeps = self._prefix is not None and error is None
-        if error is not None and error.__traceback__ is not None:
-            # As text: a traceback's frames, and through them whoever has the error, keep the model.
-            error.add_note("On the engine's thread:\n" + "".join(format_tb(error.__traceback__)))
-            error.__traceback__ = None
-        for streams in (self._filling, self._decoding):
-            if stream in streams:
-                streams.remove(stream)
-        if self._batch is not None and sequence in self._batch:
-            self._batch.leave(sequence, with_cache=keeps)
-            if not len(self._batch):
-                self._batch = None
+        if stream in self._filling:
+            self._filling.remove(stream)
+        elif (lane := self._lane(stream)) is not None:
+            lane.leave(stream, with_cache=keeps)
         stream.job.channel.stats.peak_memory = mx.get_peak_memory()
         if keeps:
             self._keep(sequence)

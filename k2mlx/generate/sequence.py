@@ -4,16 +4,13 @@ Everything here runs on the engine's thread.
 """
 
 import secrets
-import time
-from collections.abc import Callable
-from typing import cast
 
 import mlx.core as mx
 
 from k2mlx.cache import LatentCache
+from k2mlx.generate.runner import Runner
 from k2mlx.generate.sampling import Keys, Sampling, sample_each
 from k2mlx.generate.speculate import Drafts
-from k2mlx.model import Model
 
 
 class Sequence:
@@ -26,23 +23,21 @@ class Sequence:
 
     def __init__(
         self,
-        model: Model,
+        runner: Runner,
         prompt: list[int],
         sampling: Sampling,
         *,
-        vocabulary: int,
         limit: int,
         cache: list[LatentCache] | None = None,
         drafts: Drafts | None = None,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.tokens = list(prompt)
-        self.cache = model.make_cache() if cache is None else cache
+        self.cache = runner.make_cache() if cache is None else cache
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         self.drafts = drafts
-        self._model, self._sampling, self._clock = model, sampling, clock
+        self._runner, self._sampling = runner, sampling
         self._prompt = len(prompt)
-        self._vocabulary, self._limit = vocabulary, limit
+        self._limit = limit
         self._keys = Keys(self.seed)
         self._ahead: mx.array | None = None  # the token being computed, [1]
         self._chained = False  # it was launched before the token ahead of it was known
@@ -74,15 +69,15 @@ class Sequence:
     def greedy(self) -> bool:
         return self._sampling.temperature == 0
 
-    def prefill(self, count: int) -> None:
-        """Compute the next `count` tokens of the prompt, or what is left."""
-        start = self.filled
-        chunk = mx.array([self.tokens[start : start + min(count, self.prompt_left)]])
-        self._model.hidden(chunk, self.cache)
-        state = [layer.state for layer in self.cache]
-        mx.async_eval(state)
+    def prefill(self, count: int, goes_on: bool = False) -> None:
+        """Compute the next `count` tokens of the prompt, or what is left. goes_on: nothing is
+        computed for anybody else before the tokens after these."""
+        start, left = self.filled, self.prompt_left
+        following = min(count, max(left - count, 0)) if goes_on else 0
+        chunk = self.tokens[start : start + min(count, left)]
+        pending = self._runner.fill(chunk, self.cache, following)
         self._learn()
-        mx.eval(state)
+        self._runner.wait(pending)
 
     def advance(self) -> list[int]:
         """One step: the next tokens of the answer. More than one where guesses were right; never
@@ -140,10 +135,9 @@ class Sequence:
         assert current is not None
         self._learn()
         waits = bool(self._guesses(self.room - 2))
-        self._ahead = self._launch(current) if self.room > 1 and not waits else None
+        self._ahead = self._choose(current) if self.room > 1 and not waits else None
         self._chained = True
-        token = current.item()
-        assert isinstance(token, int)
+        (token,) = self._runner.read(current)
         self.tokens.append(token)
         seconds = self._elapsed()
         if self.drafts:
@@ -154,7 +148,7 @@ class Sequence:
         """The tokens that the model chooses after the last one and after each guess, as far as the
         guesses are what it chooses: the same as one by one, for each has its own key."""
         assert self.drafts is not None
-        chosen = cast(list[int], self._choose(mx.array([self.tokens[-1], *guesses])).tolist())
+        chosen = self._runner.read(self._choose(mx.array([self.tokens[-1], *guesses])))
         right = 0
         while right < len(guesses) and guesses[right] == chosen[right]:
             right += 1
@@ -177,23 +171,19 @@ class Sequence:
 
     def _restart(self) -> None:
         """Compute the next token from the last, which the host has."""
-        self._ahead, self._chained = self._launch(mx.array(self.tokens[-1:])), False
-
-    def _launch(self, token: mx.array) -> mx.array:
-        """Start computing the token after `token` [1], without waiting for it."""
-        following = self._choose(token)
-        mx.async_eval(following)
-        return following
+        self._ahead, self._chained = self._choose(mx.array(self.tokens[-1:])), False
 
     def _choose(self, tokens: mx.array) -> mx.array:
-        """The token [L] after each of `tokens` [L], which go into the cache."""
+        """Start computing the token [L] after each of `tokens` [L], which go into the cache."""
         filled = self.filled
-        return self._sample(self._model(tokens[None], self.cache)[0], filled)
+        return self._runner.choose(
+            tokens[None], self.cache, lambda logits_BLV: self._sample(logits_BLV[0], filled)
+        )
 
     def _sample(self, logits_LV: mx.array, filled: int) -> mx.array:
         first = filled + 1 - self._prompt  # the answer's token that is chosen first
         keys = None if self.greedy else self._keys.at(first, len(logits_LV))
-        return sample_each(logits_LV[:, : self._vocabulary], keys, self._sampling)
+        return sample_each(logits_LV, keys, self._sampling)
 
     def _trim(self, count: int) -> None:
         for layer in self.cache:
@@ -201,5 +191,5 @@ class Sequence:
 
     def _elapsed(self) -> float | None:
         """Seconds since the last tokens came; None for the first."""
-        last, self._arrived = self._arrived, self._clock()
+        last, self._arrived = self._arrived, self._runner.clock()
         return None if last is None else self._arrived - last

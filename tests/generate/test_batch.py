@@ -119,10 +119,11 @@ def test_readers_that_are_gone_leave_nothing_behind():
         held = [engine.submit([30 + i] * 40, forever, stop_ids=()) for i in range(6)]
         for generation in held:
             next(generation)
-        assert scheduler._batch is not None
+        lane = scheduler._lanes[0]
+        assert lane._batch is not None
         del held, generation
         wait_for(lambda: scheduler.idle)
-        assert scheduler._batch is None
+        assert lane._batch is None
 
 
 def test_what_a_batch_leaves_in_the_store_takes_no_more_than_the_store_says():
@@ -211,9 +212,9 @@ def test_a_beginning_that_requests_share_is_computed_once(alone, early, monkeypa
     computed = []
     prefill = Sequence.prefill
 
-    def noted(self, count):
+    def noted(self, count, **more):
         before = self.filled
-        prefill(self, count)
+        prefill(self, count, **more)
         computed.append(self.filled - before)
 
     monkeypatch.setattr(Sequence, "prefill", noted)
@@ -257,7 +258,7 @@ def test_a_failed_request_keeps_neither_its_reader_nor_the_model(streams, at):
     """An error's traceback leads to the frames that it came through, and they to everything."""
     engine = Engine(load, chunk=8, streams=streams, reuse=False)
     assert engine.info
-    model = weakref.ref(engine._worker._scheduler._model)
+    model = weakref.ref(engine._worker._scheduler._runner.model)
 
     def fail(done, total):
         if done == at:

@@ -314,7 +314,7 @@ def test_a_dead_engine_tells_its_readers(make_engine, scripted, monkeypatch):
     running = engine.submit([20], GREEDY)
     waiting = engine.submit([21], GREEDY)
     # Between the requests, so none of theirs.
-    monkeypatch.setattr(Scheduler, "_drop_cancelled", lambda _: sys.exit("bug"))
+    monkeypatch.setattr(Scheduler, "unwanted", lambda _: sys.exit("bug"))
     permits.release(100)
     for generation in (running, waiting):
         with pytest.raises(K2Error, match="thread died"):

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k2mlx.generate import scheduler as scheduler_module
+from k2mlx.generate.runner import Runner
 from k2mlx.generate.sampling import Keys, Sampling, sample, sample_each
 from k2mlx.generate.sequence import Sequence
 from k2mlx.generate.speculate import AT_ONCE, SIZES, Costs, Drafts, Match, NgramIndex
@@ -81,10 +82,11 @@ def model_of(seed, dtype=mx.float32):
 
 
 def sequence_of(model, prompt, sampling, limit, proposer=None, **options):
-    options = {"vocabulary": 96, "costs": Free()} | options
-    costs = options.pop("costs")
-    drafts = None if proposer is None else Drafts(costs, proposer)
-    return Sequence(model, prompt, sampling, limit=limit, drafts=drafts, **options)
+    options = {"vocabulary": 96} | options
+    drafts = None if proposer is None else Drafts(options.pop("costs", None) or Free(), proposer)
+    cache = options.pop("cache", None)
+    runner = Runner(model, **options)
+    return Sequence(runner, prompt, sampling, limit=limit, drafts=drafts, cache=cache)
 
 
 def step(sequence):
