@@ -25,9 +25,10 @@ from k2mlx.generate.info import EngineInfo, Ready, describe
 from k2mlx.generate.job import Job, Progress
 from k2mlx.generate.memory import PrefixSettings, free_memory, row_bytes
 from k2mlx.generate.prefix import PrefixStore, open_store
+from k2mlx.generate.room import Room
 from k2mlx.generate.runner import Runner
 from k2mlx.generate.sampling import Sampling
-from k2mlx.generate.scheduler import Room, Scheduler
+from k2mlx.generate.scheduler import Scheduler
 from k2mlx.generate.speculate import Costs
 from k2mlx.load import Loaded
 from k2mlx.tokenizer import Tokenizer
@@ -183,7 +184,7 @@ class _Worker:
         self.settled = threading.Event()  # loading has ended, well or badly
         self.ended = threading.Event()  # nothing will run any more
         self.ident: int | None = None
-        self.room = Room(0, 0, 0)
+        self.room = Room(1, 0, 0)
         self._load, self._limits, self._settings = load, limits, settings
         self._prefix: PrefixStore | None = None
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -252,10 +253,17 @@ class _Worker:
             self._prefix = open_store(loaded, self._settings)
         limits = self._limits
         memory = free_memory() // 2 if limits.memory is None else limits.memory
-        self.room = Room(row_bytes(loaded.config), memory, limits.streams)
         self._ready = describe(loaded, self._prefix)
         costs = Costs() if limits.speculate else None
         runner = Runner(loaded.model, self._ready.vocabulary)
+        self.room = Room(
+            row_bytes(loaded.config),
+            memory,
+            limits.streams,
+            layers=loaded.config.num_hidden_layers,
+            lanes=runner.lanes,
+            copies=self._prefix is not None,
+        )
         self._scheduler = Scheduler(runner, self.room, self._prefix, costs, limits.chunk)
 
     def _step(self) -> None:
