@@ -180,6 +180,14 @@ class BatchCache:
         """Bytes allocated, over all layers."""
         return sum(part.nbytes for layer in self._layers for part in layer.parts.values())
 
+    @property
+    def held(self) -> tuple[int, int]:
+        """Slots and positions allocated: more than are in use where sequences have left."""
+        parts = next((layer.parts for layer in self._layers if layer.parts), {})
+        for part in parts.values():
+            return part.shape[0], part.shape[1]
+        return 0, 0
+
     def bytes_for(self, lengths: Sequence[int]) -> int:
         """Bytes that slots of these lengths take; 0 while nothing was ever admitted. While the
         slots are made larger one layer has both the old and the new."""

@@ -8,7 +8,7 @@ names: what runs before and after them is on other devices then. Shape letters: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import get_ident
+from threading import local
 from typing import Any
 
 import mlx.core as mx
@@ -93,7 +93,7 @@ class DecodeStep:
     """
 
     def __init__(self, layers: list[DecoderLayer], norm: nn.RMSNorm | None):
-        self._layers, self._norm, self.thread = layers, norm, get_ident()
+        self._layers, self._norm = layers, norm
         for layer in layers:
             layer.self_attn.latent_matrices()  # made here: in a trace they would be made each time
         last = len(layers) - 1
@@ -161,7 +161,7 @@ class Model(nn.Module):
         )
         if config.quantization is not None:
             quantize_modules(self, config.quantization)
-        self._decode: DecodeStep | None = None
+        self._decode = local()
 
     def __call__(
         self, tokens: mx.array, cache: list[LatentCache] | BatchCache | None = None
@@ -212,10 +212,13 @@ class Model(nn.Module):
         """
         norm = self.model.norm if isinstance(self.model.norm, nn.RMSNorm) else None
         if cache is not None and decodes_compiled(x):
-            # MLX's streams belong to threads, and a trace to the streams that it was made on.
-            if self._decode is None or self._decode.thread != get_ident():
-                self._decode = DecodeStep(self.layers, norm)
-            x, norm = self._decode(x, cache), None
+            # MLX's streams belong to threads, and a trace to the streams that it was made on. Every
+            # thread keeps its own: engines that share a model and take turns would trace it anew
+            # at each request.
+            step: DecodeStep | None = getattr(self._decode, "step", None)
+            if step is None:
+                step = self._decode.step = DecodeStep(self.layers, norm)
+            x, norm = step(x, cache), None
         else:
             for i, layer in enumerate(self.layers):
                 x = layer(x, cache[i] if cache is not None else None, segments, router_load)
@@ -236,12 +239,12 @@ class Model(nn.Module):
         """As of every module; what was compiled with the old values is dropped. It is not where
         only a part of the model is told: `model.layers[0].update` needs `model.update({})` after
         it."""
-        self._decode = None
+        self._decode = local()
         return super().update(parameters, strict)
 
     def update_modules(self, modules: dict[str, Any], strict: bool = True) -> nn.Module:
         """As `update`."""
-        self._decode = None
+        self._decode = local()
         return super().update_modules(modules, strict)
 
     def named_parameters(self) -> dict[str, mx.array]:

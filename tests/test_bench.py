@@ -376,17 +376,18 @@ def test_where_adds_up_and_knows_the_bytes(tmp_path):
     found = where.where(loaded, depth=32, rounds=1)
     parts = {part["part"]: part for part in found["parts"]}
     assert list(parts) == [
-        "embedding",
-        "attention",
         "router",
         "experts",
         "shared expert",
         "dense",
+        "attention",
         "head",
-        "rest",
+        "embedding",
+        "host",
     ]
     assert sum(part["ms"] for part in parts.values()) == pytest.approx(found["step_ms"])
-    assert all(part["ms"] > 0 for name, part in parts.items() if name != "rest")
+    assert all(part["ms"] >= 0 for part in parts.values())
+    assert found["step_ms"] > 0
     experts = [layer.mlp.experts for layer in loaded.model.layers[1:]]
     size = sum(v.nbytes for e in experts for _, v in tree_flatten(e.parameters()))
     assert parts["experts"]["bytes"] == pytest.approx(size * 8 / 96)
@@ -399,6 +400,42 @@ def test_where_adds_up_and_knows_the_bytes(tmp_path):
     text = where.table(found)
     assert all(name in text for name in parts)
     assert "whole step" in text
+
+
+def test_the_step_that_where_times_is_the_models_until_parts_are_left_out(tmp_path, monkeypatch):
+    """Each part matters to what comes out, so each is there until it is left out."""
+    loaded = narrow_slice(tmp_path / "slice")
+    token = mx.array([[5]])
+
+    def states(without: frozenset[str]) -> mx.array:
+        mx.random.seed(0)
+        cache, found = ours.random_cache(loaded, 8), []
+        step = where.Step(loaded, without)
+        monkeypatch.setattr(step, "_model", Heard(loaded.model, found))
+        step(token, cache)
+        assert cache[0].offset == 8 + ("attention" not in without)
+        return found[0]
+
+    mx.random.seed(0)
+    wanted = loaded.model.hidden(token, ours.random_cache(loaded, 8))
+    whole = states(frozenset())
+    assert mx.allclose(whole, wanted, rtol=1e-4, atol=1e-4).item()
+    for part in set(where.PARTS) - {"head"}:
+        assert not mx.allclose(states(frozenset({part})), whole, rtol=1e-3, atol=1e-3).item()
+
+
+class Heard:
+    """The model, and what its head is given."""
+
+    def __init__(self, model, found):
+        self._model, self._found = model, found
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def head(self, x):
+        self._found.append(x)
+        return self._model.head(x)
 
 
 # The command.

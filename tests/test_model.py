@@ -1,6 +1,9 @@
 """The MLX model against the NumPy reference, and against itself in its other forms."""
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
+from threading import get_ident
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,7 +14,11 @@ from hypothesis import strategies as st
 from mlx.utils import tree_map
 
 from k2mlx import model as model_module
+from k2mlx.generate import Engine, Sampling
+from k2mlx.load import Loaded
 from k2mlx.model import Model
+from k2mlx.nn.mla import MLA
+from k2mlx.tokenizer import ByteTokenizer
 from tests.models import TINY, build, random_config, random_model, random_weights
 from tests.reference import k2
 
@@ -208,3 +215,33 @@ def test_a_compiled_step_is_dropped_with_its_weights(change, monkeypatch):
     monkeypatch.setattr(model_module, "decodes_compiled", lambda t: False)
     assert not mx.allclose(before, after).item()
     assert mx.allclose(after, model(token, model.make_cache()), atol=1e-6).item()
+
+
+@pytest.mark.usefixtures("compiles")
+def test_engines_that_take_turns_on_one_model_do_not_trace_it_again(monkeypatch):
+    """`project` runs as Python only while a step is traced: prompts of one token have no other."""
+    monkeypatch.setattr(model_module, "decodes_compiled", lambda t: t.shape[1] == 1)
+    traces, project = [], MLA.project
+
+    def counted(self, *args):
+        traces.append(get_ident())
+        return project(self, *args)
+
+    monkeypatch.setattr(MLA, "project", counted)
+    config = replace(TINY, vocab_size=17 + 256)
+    model = Model(config)
+    model.reset(0)
+    mx.eval(model.parameters())
+    loaded = Loaded(model, ByteTokenizer(), config, Path("models/none"), bytes=0)
+    options = {"reuse": False, "wired": False, "awake": False}
+    with Engine(lambda: loaded, **options) as one, Engine(lambda: loaded, **options) as two:
+
+        def answer(engine):
+            return list(engine.submit([40], Sampling(temperature=0, max_tokens=4), stop_ids=()))
+
+        first = [answer(engine) for engine in (one, two, one, two)]
+        assert len(set(traces)) == 2
+        before = len(traces)
+        later = [answer(engine) for engine in (one, two) * 3]
+        assert len(traces) == before
+        assert all(said == first[0] for said in first + later)

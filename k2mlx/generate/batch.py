@@ -30,6 +30,11 @@ class Batch:
     def __contains__(self, sequence: Sequence) -> bool:
         return sequence in self._sequences
 
+    @property
+    def held(self) -> tuple[int, int]:
+        """Slots and positions that its cache has allocated."""
+        return self._cache.held
+
     def join(self, sequence: Sequence) -> None:
         """Take a sequence whose prompt is computed; its cache is copied and given up."""
         self._cache.admit(sequence.cache)

@@ -25,6 +25,11 @@ class Lane:
     def __len__(self) -> int:
         return len(self.streams)
 
+    @property
+    def held(self) -> tuple[int, int]:
+        """Slots and positions that its batch has allocated."""
+        return (0, 0) if self._batch is None else self._batch.held
+
     def join(self, stream: Stream) -> None:
         """A stream whose prompt is computed decodes here from the next step on."""
         self.streams.append(stream)

@@ -161,6 +161,20 @@ class PrefixStore:
         self._evict(size)
         return before - self.nbytes
 
+    def shrink(self, most: int, prompt: Sequence[int] | None = None) -> None:
+        """Drop entries until at most so many bytes are kept. The entry that `take(prompt)` would
+        give goes last; not at all, nor is it counted, where `take` gives it away whole."""
+        self._passing = None
+        given = 0
+        if prompt is not None:
+            shared, entry = self._longest(np.asarray(prompt[:-1], np.int32))
+            if entry is not None:
+                self._use(entry)
+                given = entry.nbytes if shared == len(entry.tokens) else 0
+        while self._entries and self.nbytes - given > most:
+            self._entries.pop(0)
+            self.counters.evictions += 1
+
     def save_some(self) -> bool:
         """Hand one more block of what is kept to the disk; False when all of it is there.
 

@@ -16,59 +16,24 @@ import sys
 import time
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
 from k2mlx.cache import LatentCache
-from k2mlx.errors import RequestError
 from k2mlx.generate.generation import FinishReason
 from k2mlx.generate.job import Job, Stream
 from k2mlx.generate.lane import Lane
 from k2mlx.generate.prefix import PrefixStore, Taken, shared_length
+from k2mlx.generate.room import Held, Room
 from k2mlx.generate.sequence import Sequence
 from k2mlx.generate.speculate import Costs, Drafts
-from k2mlx.progress import size_words
 from k2mlx.runner import Runner
 
 # Answers under way wait for at most this many tokens of somebody's prompt, or a chunk.
 CHUNK_BESIDE_OTHERS = 128
 # From this many tokens on, a beginning that another request computes is waited for and copied.
 WORTH_A_COPY = 256
-
-
-@dataclass(frozen=True)
-class Room:
-    """What running requests may take. row: bytes of a token in the cache; memory: bytes for all."""
-
-    row: int
-    memory: int
-    streams: int
-
-    def bytes_for(self, lengths: list[int]) -> int:
-        """Bytes of requests of these lengths in tokens: caches of their own, and if there are
-        several the batch's, whose slots are all as long as the longest."""
-        batch = len(lengths) * max(lengths) if len(lengths) > 1 else 0
-        return self.row * (sum(lengths) + batch)
-
-    def check(self, prompt: int, limit: int) -> None:
-        """Raises RequestError for a request that would not fit even alone."""
-        wanted = self.bytes_for([prompt + limit])
-        if wanted > self.memory:
-            most = self.memory // self.row
-            raise RequestError(
-                f"prompt of {prompt} tokens and up to {limit} more would take"
-                f" {size_words(wanted)} of cache, there are {size_words(self.memory)}, room for"
-                f" {most} tokens; lower max_tokens or shorten the prompt"
-            )
-
-    def fits(self, lengths: list[int], length: int) -> bool:
-        """Whether one more fits beside requests of these lengths."""
-        if not lengths:
-            return True
-        enough = self.bytes_for([*lengths, length]) <= self.memory
-        return enough and len(lengths) < self.streams
 
 
 class Scheduler:
@@ -149,18 +114,32 @@ class Scheduler:
         """Start requests in the order they came, as long as they fit; one whose beginning is just
         being computed for another waits until it can have it."""
         for job in list(self._waiting):
-            if not self._room.fits([stream.job.length for stream in self._running], job.length):
+            if not self._room.fits(self._lengths, job.length, self._held):
                 return
             if self._soon_known(job):
                 continue
             self._waiting.remove(job)
             job.channel.start()
             try:
+                self._yield_kept([*self._lengths, job.length], job.prompt)
                 self._filling.append(self._begin(job))
             except BaseException as error:
                 if self._runner.shared:
                     raise
                 job.channel.finish("error", error)
+
+    @property
+    def _lengths(self) -> list[int]:
+        return [stream.job.length for stream in self._running]
+
+    @property
+    def _held(self) -> list[Held]:
+        return [lane.held for lane in self._lanes]
+
+    def _yield_kept(self, lengths: list[int], prompt: list[int] | None = None) -> None:
+        """What is kept goes first where memory is short."""
+        if self._prefix is not None:
+            self._prefix.shrink(self._room.for_kept(lengths, self._held), prompt)
 
     def _begin(self, job: Job) -> Stream:
         """The request's state before its first step, on a known beginning where there is one."""
@@ -321,5 +300,6 @@ class Scheduler:
         stream.job.channel.stats.peak_memory = mx.get_peak_memory()
         if keeps:
             self._keep(sequence)
+            self._yield_kept(self._lengths)
         sequence.cache = []  # memory goes now, not when the reader lets go
         stream.job.channel.finish(reason, error)

@@ -23,7 +23,8 @@ from k2mlx.generate.info import Ready, describe
 from k2mlx.generate.job import Job
 from k2mlx.generate.memory import PrefixSettings, free_memory, row_bytes
 from k2mlx.generate.prefix import PrefixStore, open_store
-from k2mlx.generate.scheduler import Room, Scheduler
+from k2mlx.generate.room import Room
+from k2mlx.generate.scheduler import Scheduler
 from k2mlx.generate.script import END, decode_step, encode_step
 from k2mlx.generate.speculate import Costs
 from k2mlx.load import Loaded
@@ -55,7 +56,7 @@ class Worker:
         self.settled = threading.Event()  # loading has ended, well or badly
         self.ended = threading.Event()  # nothing will run any more
         self.ident: int | None = None
-        self.room = Room(0, 0, 0)
+        self.room = Room(1, 0, 0)
         self._load, self._limits, self._settings, self._group = load, limits, settings, group
         self._prefix: PrefixStore | None = None
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -149,17 +150,21 @@ class Worker:
 
     def _start(self, loaded: Loaded) -> None:
         group, limits = self._group, self._limits
-        row = row_bytes(loaded.config, len(loaded.model.make_cache()))
+        layers = len(loaded.model.make_cache())
+        row = row_bytes(loaded.config, layers)
         if self._settings is not None:
             self._prefix = open_store(loaded, self._settings, row, group)
         memory = free_memory() // 2 if limits.memory is None else limits.memory
         if group is not None:  # in tokens the same for all, so that all decide alike
-            memory = group.vote(memory // row) * row
-        self.room = Room(row, memory, limits.streams)
+            memory, layers = group.vote(memory // row) * row, group.vote(layers)
         self._ready = ready = describe(loaded, self._prefix)
         costs = Costs() if limits.speculate else None
         make_runner = Runner if group is None else group.runner
         runner = make_runner(loaded.model, ready.vocabulary)
+        copies = self._prefix is not None
+        self.room = Room(
+            row, memory, limits.streams, layers=layers, lanes=runner.lanes, copies=copies
+        )
         self._scheduler = Scheduler(runner, self.room, self._prefix, costs, limits.chunk)
 
     def _step(self) -> None:

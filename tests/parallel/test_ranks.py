@@ -24,7 +24,8 @@ def launch(size, *command, timeout=120.0):
     start = [LAUNCH, "-n", str(size), "--backend", "ring", "--starting-port", str(next(PORTS))]
     done = subprocess.run(
         [*start, "--", sys.executable, *command],
-        capture_output=True, text=True, env=env, cwd=ROOT, timeout=timeout, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, env=env, cwd=ROOT, timeout=timeout,
+        stdin=subprocess.DEVNULL,
     )  # fmt: skip
     return done.stdout, done.stdout + done.stderr
 
