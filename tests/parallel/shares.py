@@ -77,6 +77,10 @@ def worst(got: list[np.ndarray], wanted: list[np.ndarray]) -> float:
     return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
 
 
+def bytes_of(model: Model) -> int:
+    return sum(value.nbytes for value in model.named_parameters().values())
+
+
 class ThreadGroup:
     """One rank's place in a group of threads, as mx.distributed.Group."""
 

@@ -1,7 +1,7 @@
 """One rank of a real ring: mlx.launch ... -- python tensor_rank.py FOLDER OUT HOW.
 
-HOW: plain, thread, expanded or compiled. Loads its share, answers, and writes OUT/RANK.npz, with
-the bytes that it holds.
+HOW: plain, thread or compiled. Loads its share, answers, and writes OUT/RANK.npz, with the bytes
+that it holds and how often Python came by a sum.
 """
 
 import sys
@@ -12,20 +12,24 @@ import mlx.core as mx
 import numpy as np
 
 from k2mlx import model as model_module
-from k2mlx.load import expand_all_but_experts
-from k2mlx.parallel.tensor import load_share
+from k2mlx.parallel import tensor
 from tests.parallel.shares import answers
 
 
 def main(folder: Path, out: Path, how: str) -> None:
     mx.set_default_device(mx.cpu)
     group = mx.distributed.init(strict=True, backend="ring")
-    model = load_share(folder, mx.float32, group)
+    model = tensor.load_share(folder, mx.float32, group)
     held = sum(value.nbytes for value in model.named_parameters().values())
-    if how == "expanded":
-        expand_all_but_experts(model)
     if how == "compiled":
         model_module.decodes_compiled = lambda tokens: tokens.shape[1] == 1
+    sums, add_up = [0], tensor.all_sum
+
+    def counted(x: mx.array, among: mx.distributed.Group) -> mx.array:
+        sums[0] += 1
+        return add_up(x, among)
+
+    tensor.all_sum = counted
     results: list[np.ndarray] = []
     if how == "thread":
         thread = Thread(target=lambda: results.extend(answers(model, 1)))
@@ -33,10 +37,9 @@ def main(folder: Path, out: Path, how: str) -> None:
         thread.join()
     else:
         results = answers(model, 1)
-    used = model._decode is not None
     arrays = {str(i): a for i, a in enumerate(results)}
     aside = out / f"{group.rank()}.part.npz"
-    np.savez(aside, **arrays, facts=np.array([held, used]))
+    np.savez(aside, **arrays, facts=np.array([held, sums[0]]))
     aside.rename(out / f"{group.rank()}.npz")
 
 
