@@ -34,7 +34,8 @@ from ..weights.load import load_model
 from ..weights.names import module_tensors
 
 SIZES = (2, 4)  # of groups; K2's 64 heads and 2,048 columns an expert divide by both
-ROWS = ("q_b_proj", "kv_b_proj", "gate_proj", "up_proj", "experts.gate_up_proj", "lm_head")
+# Ends of module paths; gate_up_proj is an up_proj too.
+ROWS = ("q_b_proj", "kv_b_proj", "gate_proj", "up_proj", "lm_head")
 COLUMNS = ("o_proj", "down_proj")
 STORED_GROUP = 32  # of what official INT4 and fp8 checkpoints are kept as
 
