@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlx.utils import tree_map
 
 from k2mlx.config import ModelConfig, Quantization, QuantSpec
 from k2mlx.errors import PlanError
@@ -299,3 +300,30 @@ def test_a_rank_never_holds_the_whole_model(tmp_path, size):
     assert bytes_of(model) < 1.1 * total / size
     assert active < 1.05 * bytes_of(model)
     assert peak < 1.05 * (bytes_of(model) + 1.25 * largest)  # with its scales and biases
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_bfloat16_is_as_near_to_float32_as_on_one_machine(size):
+    """With all experts chosen, as a near tie may fall either way in bfloat16."""
+    config = replace(WIDE, num_experts_per_tok=WIDE.n_routed_experts)
+    tokens = mx.array([list(range(40))])
+    exact = np.array(wide_model(config, 0)(tokens))
+
+    def half() -> Model:
+        model = wide_model(config, 0)
+        model.update(
+            tree_map(
+                lambda v: v if v.dtype == mx.uint32 else v.astype(mx.bfloat16), model.parameters()
+            )
+        )
+        return model
+
+    def error(model: Model) -> tuple[float, np.ndarray]:
+        logits = np.array(model(tokens).astype(mx.float32))
+        return float(np.sqrt(((logits - exact) ** 2).mean())), logits
+
+    whole, _ = error(half())
+    ranks = on_ranks(size, lambda group: error(shard(half(), group)))
+    for mine, logits in ranks:
+        assert mine < 1.3 * whole
+        assert np.array_equal(logits, ranks[0][1])
