@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
-from threading import Barrier, Thread
+from functools import partial
+from threading import Barrier, Semaphore
 from typing import Any
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ import pytest
 from mlx.utils import tree_map
 
 from k2mlx.config import ModelConfig, Quantization, QuantSpec, RopeScaling
+from k2mlx.generate import thread
 from k2mlx.model import Model
 from k2mlx.weights.load import quantize_weights
 from tests.models import TINY, random_weights, stack_experts
@@ -126,10 +128,12 @@ def thread_collectives():
 
 
 def on_ranks(size: int, work: Callable[[Any], Any]) -> list[Any]:
-    """What `work` returns for each rank of a group, all at once."""
+    """What `work` returns for each rank of a group, all at once (see k2mlx.generate.thread for
+    why they never end)."""
     barrier, table = Barrier(size), [None] * size
     results: list[Any] = [None] * size
     errors: list[BaseException] = []
+    ended = Semaphore(0)
 
     def run(rank: int) -> None:
         group = ThreadGroup(rank, barrier, table)
@@ -138,13 +142,14 @@ def on_ranks(size: int, work: Callable[[Any], Any]) -> list[Any]:
         except BaseException as error:
             errors.append(error)
             group.abort()
+        finally:
+            ended.release()
 
-    threads = [Thread(target=run, args=(rank,)) for rank in range(size)]
     with thread_collectives():
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        for rank in range(size):
+            thread.run(partial(run, rank))
+        for _ in range(size):
+            ended.acquire()
     if errors:
         raise errors[0]
     return results

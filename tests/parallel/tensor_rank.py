@@ -6,12 +6,13 @@ that it holds and how often Python came by a sum.
 
 import sys
 from pathlib import Path
-from threading import Thread
+from threading import Event
 
 import mlx.core as mx
 import numpy as np
 
 from k2mlx import model as model_module
+from k2mlx.generate import thread
 from k2mlx.parallel import tensor
 from tests.parallel.shares import answers
 
@@ -32,9 +33,16 @@ def main(folder: Path, out: Path, how: str) -> None:
     tensor.all_sum = counted
     results: list[np.ndarray] = []
     if how == "thread":
-        thread = Thread(target=lambda: results.extend(answers(model, 1)))
-        thread.start()
-        thread.join()
+        ended = Event()
+
+        def work() -> None:
+            try:
+                results.extend(answers(model, 1))
+            finally:
+                ended.set()
+
+        thread.run(work)
+        ended.wait()
     else:
         results = answers(model, 1)
     arrays = {str(i): a for i, a in enumerate(results)}
