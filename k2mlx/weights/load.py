@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +20,16 @@ from ..model import Model
 from ..nn.quant import quantize, symmetric_biases
 from .source import Source
 
+Parts = dict[str, mx.array]  # of a matrix: weight, and scales and biases where it has them
 
-def load_model(folder: Path, dtype: mx.Dtype) -> Model:
+
+def load_model(
+    folder: Path, dtype: mx.Dtype, share: Callable[[str, Parts], Parts] | None = None
+) -> Model:
     """The model in FOLDER, in any of the layouts of source.py, matrices in memory as they are
     stored (fp8: see Source.specs). Floating point values become `dtype`, the router's float32.
 
+    share: given each matrix's module path and parts, returns what this rank keeps of it.
     Peak memory: what stays, and the largest matrix that changes its dtype.
     Raises CheckpointError when a file is damaged, or a tensor missing, unknown or of another shape.
     """
@@ -36,6 +42,8 @@ def load_model(folder: Path, dtype: mx.Dtype) -> Model:
         _put(model, {name: source.plain(name).astype(kind)})
     for path, spec in source.specs().items():
         parts = source.matrix(path, spec)
+        if share is not None:
+            parts = share(path, parts)
         if spec is not None:
             parts = {k: v if k == "weight" else v.astype(dtype) for k, v in parts.items()}
         else:
