@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,22 +68,34 @@ def check_vocabulary(path: Path, tokenizer: Tokenizer, config: ModelConfig) -> N
         )
 
 
-def load(name: str | Path, dtype: mx.Dtype | None = None, *, as_stored: bool = False) -> Loaded:
+def load(
+    name: str | Path,
+    dtype: mx.Dtype | None = None,
+    *,
+    as_stored: bool = False,
+    held: range | None = None,
+    read: Callable[..., Model] = load_model,
+    on_bytes: Callable[[int, int], None] | None = None,
+) -> Loaded:
     """Load the model in folder `name` (or of that name, see `home.find_model`) onto the default
     device.
 
     as_stored: every matrix quantised as in the files, also where this device would rather have it
-    expanded (`expand_all_but_experts`).
+    expanded (`expand_all_but_experts`). held: the layers that are loaded, all by default. read:
+    reads the weights, as `load_model` does. on_bytes: called with bytes read and bytes to read.
     Raises CheckpointError, ConfigError or TokenizerError, each saying which file and what to do.
     """
     path = find_model(str(name))
     tokenizer = load_tokenizer(path)
-    model = load_model(path, dtype or default_dtype())
+    model = read(path, dtype or default_dtype(), held=held, on_bytes=on_bytes)
     config = model.config
     check_vocabulary(path, tokenizer, config)
     if mx.default_device() == mx.cpu and not as_stored:
         expand_all_but_experts(model)
     model.eval()
     mx.eval(model.parameters())
-    size = sum(file.stat().st_size for file in weight_files(path))
+    if held is None:
+        size = sum(file.stat().st_size for file in weight_files(path))
+    else:
+        size = sum(value.nbytes for value in model.named_parameters().values())
     return Loaded(model, tokenizer, config, path, size)

@@ -2,7 +2,9 @@
 
 The module tree carries the checkpoint's names; only the experts differ, which are stacked
 (weights/names.py maps them). A model may hold a part of the layers, with everything under the same
-names: what runs before and after them is on other devices then. Shape letters: B batch, L tokens, H hidden, V vocabulary.
+names: what runs before and after them is on other devices then.
+
+Shape letters: B batch, L tokens, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -102,8 +104,8 @@ class DecodeStep:
         self._leave = mx.compile(self._after_attention(last))
 
     def __call__(self, x: mx.array, cache: list[LatentCache] | BatchCache) -> mx.array:
-        """x [B, 1, H] -> states after these layers, and the norm if there is one, [B, 1, H]; extends
-        the cache."""
+        """x [B, 1, H] -> states after these layers, and after the norm if there is one [B, 1, H];
+        extends the cache."""
         offset = cache[0].offset
         lengths = offset if isinstance(offset, mx.array) else None
         places = mx.array([offset]) if lengths is None else lengths

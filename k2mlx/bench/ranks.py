@@ -24,6 +24,7 @@ from k2mlx.bench.measure import Taken, measure
 from k2mlx.generate import Engine
 from k2mlx.load import Loaded, expand_all_but_experts
 from k2mlx.model import Model
+from k2mlx.nn.quant import QuantizedMatrix
 from k2mlx.parallel.group import Group
 
 ONE, RANKS, PEER = "one device", "k2mlx", "mlx-lm pipeline"
@@ -158,7 +159,11 @@ def _peer(loaded: Loaded) -> nn.Module:
     """mlx-lm's model with this rank's layers alone."""
     built: Any = peer.build(loaded)
     built.model.pipeline(mx.distributed.init())
-    mx.eval(loaded.model.parameters(), built.parameters())  # other threads will read them
+    # Other threads will read them, which cannot compute what was begun here.
+    mx.eval(loaded.model.parameters(), built.parameters())
+    for _, module in () if machine.on_gpu() else loaded.model.named_modules():
+        if isinstance(module, QuantizedMatrix):
+            mx.eval(module.parts)
     peer.store_kv_b(built, loaded.config)
     return built
 

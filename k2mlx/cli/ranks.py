@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,19 +54,29 @@ def engine(args: argparse.Namespace, path: Path, **options: Any) -> Iterator[Eng
     """The engine that answers requests for the model in `path`; None on ranks other than the first,
     where everything has been done by then."""
     from k2mlx.generate import Engine
+    from k2mlx.generate.memory import free_memory
     from k2mlx.load import load
     from k2mlx.parallel.group import join
     from k2mlx.parallel.split import parse_split
 
     by_hand = parse_split(args.split) if args.split else None
     tensor, report = args.parallel == "tensor", Loading() if sys.stderr.isatty() else None
-    group = join(path, context=CONTEXT, by_hand=by_hand, tensor=tensor, on_report=report)
+    group = join(
+        path,
+        capacity=free_memory(),
+        context=CONTEXT,
+        by_hand=by_hand,
+        tensor=tensor,
+        on_report=report,
+    )
     if group is None:
         with Engine(lambda: load(path), **options) as alone:
             yield alone
         return
-    from k2mlx.parallel.exit import leave
+    from k2mlx.parallel.exit import leave, on_signals
 
+    group.on_stop(lambda: os.kill(os.getpid(), signal.SIGINT))
+    on_signals(_interrupt if group.leads else group.ask_to_stop)
     with group, Engine(lambda: _load(path, group), group=group, **options) as shared:
 
         def fail(error: Exception) -> None:
@@ -79,16 +91,19 @@ def engine(args: argparse.Namespace, path: Path, **options: Any) -> Iterator[Eng
             yield None
 
 
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 def _load(path: Path, group: Group) -> Any:
     """This rank's part of the model."""
     from k2mlx.load import load
 
-    share = None
     if group.tensor:
-        from k2mlx.parallel.tensor import sharing
+        from k2mlx.parallel.tensor import load_share
 
-        share = sharing(path, group.rank, group.size)
-    return load(path, layers=group.layers, on_bytes=group.report, share=share)
+        return load(path, read=partial(load_share, group=group.ring), on_bytes=group.report)
+    return load(path, held=group.layers, on_bytes=group.report)
 
 
 class Loading:

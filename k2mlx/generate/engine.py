@@ -134,6 +134,10 @@ class Engine:
         self._worker.ended.wait()
         self._worker.check()
 
+    def fail(self, error: BaseException) -> None:
+        """Every reader gets this error now, whatever the engine's thread waits for."""
+        self._worker.fail(error)
+
     def close(self, timeout: float = 60.0) -> None:
         """Cancel what runs and waits, and free the model. Does nothing a second time."""
         self._worker.stop()

@@ -300,11 +300,14 @@ def _open_disk(loaded: Loaded, settings: PrefixSettings) -> DiskStore | None:
         folder = settings.folder or disk.default_folder()
         size = disk.default_budget(folder) if settings.disk is None else settings.disk
         model = loaded.model
+        whole = len(model.held) == loaded.config.num_hidden_layers
         held = f"layers {model.held.start} to {model.held.stop}"
         cache = model.make_cache()
         # The version too: rows that an error of ours made must not outlive it.
         form = f"k2mlx {__version__}, {held} of form {cache[0].form}, {model.dtype}"
-        return disk.DiskStore(folder, size, f"{model_identity(loaded.path)}, {form}")
+        return disk.DiskStore(
+            folder, size, f"{model_identity(loaded.path, None if whole else model.held)}, {form}"
+        )
     except (OSError, CheckpointError) as error:
         disk.to_stderr(f"{error}; nothing is kept on disk")
         return None

@@ -16,17 +16,17 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..config import ModelConfig
-from ..errors import ClusterError
+from ..errors import ClusterError, ConfigError, PlanError
 from ..model import Model
 from ..runner import Runner
 from .agreement import Agreement, Together
-from .channel import SILENCE, Channel, listen, open_channel
+from .channel import SILENCE, Channel, Listener, open_channel
 from .facts import check_facts, facts
 from .pipeline import Pipeline, Wire
-from .split import Member, split_layers
+from .split import Member, split_layers, this_member
+from .tensor import check_shares
 
 SECRET = 16  # bytes
-FACTS = 1 << 16  # bytes of one rank's at most
 CONNECTING = 30.0  # seconds for all ranks to open the channel
 
 
@@ -39,27 +39,34 @@ class Group:
     ) -> None:
         self.rank, self.size, self.leads = ring.rank(), ring.size(), ring.rank() == 0
         self.layers, self.tensor = layers, tensor
-        self._ring, self._channel = ring, channel
+        self.ring, self._channel = ring, channel
         self.tell, self.hear, self.vote = channel.tell, channel.hear, channel.vote
-        self.report, self.close = channel.report, channel.close
+        self.report, self.ask_to_stop = channel.report, channel.ask_to_stop
 
     def __enter__(self) -> Group:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        """Goodbye; where an error leads here, the others are told of it."""
+        if error is not None and not isinstance(error, KeyboardInterrupt):
+            self.failed(error)
+        self._channel.close()
 
     def runner(self, model: Model, vocabulary: int) -> Runner:
         """What computes this rank's part; called on the thread that uses it."""
         agreement = Agreement(self._channel)
         if self.tensor:
             return Together(model, vocabulary, agreement)
-        return Pipeline(model, vocabulary, agreement, Wire(self._ring))
+        return Pipeline(model, vocabulary, agreement, Wire(self.ring))
 
     def on_failure(self, call: Callable[[ClusterError], None]) -> None:
         """`call` gets the error, once, on a thread of the channel's, when a rank is lost or has
         failed."""
         self._channel.on_failure = call
+
+    def on_stop(self, call: Callable[[], None]) -> None:
+        """On rank 0: `call` when another rank asks for the end, on a thread of the channel's."""
+        self._channel.on_stop = call
 
     def failed(self, error: BaseException) -> BaseException:
         """An error on this rank: the others are told, unless it is one of theirs that ours came
@@ -82,6 +89,7 @@ def launched() -> bool:
 def join(
     path: Path,
     *,
+    capacity: int,
     context: int,
     by_hand: list[int] | None = None,
     tensor: bool = False,
@@ -89,9 +97,10 @@ def join(
 ) -> Group | None:
     """The group that this process belongs to; None if it is alone.
 
-    path: the model. context: tokens that each rank should have room for. by_hand: layers of each
-    rank, else by memory and bandwidth. tensor: a share of every matrix on each rank instead.
-    on_report: called on rank 0 with (rank, bytes loaded, bytes to load).
+    path: the model. capacity: bytes that this machine has for it. context: tokens that each rank
+    should have room for. by_hand: layers of each rank, else by memory and bandwidth. tensor: a
+    share of every matrix on each rank instead. on_report: called on rank 0 with (rank, bytes
+    loaded, bytes to load).
 
     Raises: ClusterError for a rank that does not come or does not match, PlanError where the model
     does not fit.
@@ -103,15 +112,16 @@ def join(
     try:
         config = ModelConfig.load(path)
         context = min(context, config.max_position_embeddings)
-        mine = json.dumps(facts(path)).encode()
-        everyone = [json.loads(content) for content in channel.gather(mine, FACTS)]
+        mine = json.dumps(facts(path, this_member(capacity))).encode()
+        everyone = [json.loads(content) for content in channel.gather(mine)]
         check_facts(everyone)
         if tensor:
+            check_shares(config, ring.size())
             layers = range(config.num_hidden_layers)
         else:
             members = [Member(**one["member"]) for one in everyone]
-            layers = split_layers(config, path, members, context, by_hand)[ring.rank()]
-    except ClusterError:
+            layers = split_layers(config, members, context, by_hand)[ring.rank()]
+    except (ClusterError, ConfigError, PlanError):  # found on all ranks alike
         channel.close()
         raise
     except BaseException as error:
@@ -154,11 +164,12 @@ def _address() -> str:
 def _open(ring: mx.distributed.Group) -> Channel:
     """The side channel; rank 0's port and the secret that opens it are told over the ring."""
     rank, size, address = ring.rank(), ring.size(), _address()
-    listener = listen(address) if rank == 0 else None
+    listener = Listener(address) if rank == 0 else None
     words = [0] * (SECRET + 1)
     if listener is not None:
         words = [listener.port, *secrets.token_bytes(SECRET)]
-    told = mx.distributed.all_sum(mx.array(words, mx.int32), group=ring, stream=mx.cpu).tolist()
+    summed = mx.distributed.all_sum(mx.array(words, mx.int32), group=ring, stream=mx.cpu)
+    told: list[int] = summed.tolist()  # ty: ignore[invalid-assignment]
     port, secret = told[0], bytes(told[1:])
     return open_channel(
         rank, size, listener=listener, address=address, port=port, secret=secret, timeout=CONNECTING

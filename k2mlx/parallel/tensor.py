@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -96,13 +97,13 @@ def check_shares(config: ModelConfig, size: int) -> None:
             )
 
 
-def load_share(folder: Path, dtype: mx.Dtype, group: mx.distributed.Group) -> Model:
-    """This rank's share of the model in FOLDER, which is never held whole.
+def load_share(folder: Path, dtype: mx.Dtype, group: mx.distributed.Group, **options: Any) -> Model:
+    """This rank's share of the model in FOLDER, which is never held whole. options: of load_model.
 
     Peak memory: the share and the largest matrix. Raises as `load_model`, and PlanError.
     """
     check_shares(ModelConfig.load(folder), group.size())
-    model = load_model(folder, dtype, share=Share(group.rank(), group.size()))
+    model = load_model(folder, dtype, share=Share(group.rank(), group.size()), **options)
     return join(model, group)
 
 

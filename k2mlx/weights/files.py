@@ -10,6 +10,7 @@ import json
 import math
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +19,9 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..fields import parse_json
+from .hashes import MAX_HEADER
 
 INDEX = "model.safetensors.index.json"
-MAX_HEADER = 100_000_000
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16,
     "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
@@ -144,8 +145,12 @@ class Buffer:
         return whole.view(DTYPES[self.dtype])
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The *.safetensors of a model folder, by its index where it has one.
+Wanted = Callable[[str], bool]  # a tensor by its name
+
+
+def weight_files(folder: Path, wanted: Wanted | None = None) -> list[Path]:
+    """The *.safetensors of a model folder, by its index where it has one. wanted: only those that
+    hold a tensor of this kind; without an index nobody can tell.
 
     Raises CheckpointError when there are none, or when the index names one that is not there.
     """
@@ -158,7 +163,8 @@ def weight_files(folder: Path) -> list[Path]:
                 "Copy the checkpoint's files there, or use models/k2-nano, which comes with k2mlx."
             )
         return files
-    names = sorted(set(_weight_map(index).values()))
+    where = _weight_map(index)
+    names = sorted({file for name, file in where.items() if wanted is None or wanted(name)})
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(
@@ -171,25 +177,28 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def read_folder(folder: Path) -> dict[str, Stored]:
-    """Every tensor of a model folder by name, all headers checked.
+def read_folder(folder: Path, wanted: Wanted | None = None) -> dict[str, Stored]:
+    """Every tensor of a model folder by name, or every wanted one, all headers checked. Files that
+    hold none that is wanted need not be there.
 
     Raises CheckpointError for a damaged file, a tensor that stands twice, or an index that says
     something else than the files.
     """
     tensors: dict[str, Stored] = {}
-    for path in weight_files(folder):
+    for path in weight_files(folder, wanted):
         header = read_header(path)
         if twice := tensors.keys() & header.keys():
             raise CheckpointError(f"{path}: {min(twice)} is in two files; fetch the folder again")
         tensors |= header
     if (index := folder / INDEX).is_file():
         for name, file in _weight_map(index).items():
+            if wanted is not None and not wanted(name):
+                continue
             if name not in tensors or tensors[name].path.name != file:
                 raise CheckpointError(
                     f"{index}: {name} is not in {file}, where the index has it; fetch both again"
                 )
-    return tensors
+    return {name: tensor for name, tensor in tensors.items() if wanted is None or wanted(name)}
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -24,19 +24,25 @@ Parts = dict[str, mx.array]  # of a matrix: weight, and scales and biases where 
 
 
 def load_model(
-    folder: Path, dtype: mx.Dtype, share: Callable[[str, Parts], Parts] | None = None
+    folder: Path,
+    dtype: mx.Dtype,
+    *,
+    held: range | None = None,
+    share: Callable[[str, Parts], Parts] | None = None,
+    on_bytes: Callable[[int, int], None] | None = None,
 ) -> Model:
     """The model in FOLDER, in any of the layouts of source.py, matrices in memory as they are
     stored (fp8: see Source.specs). Floating point values become `dtype`, the router's float32.
 
-    share: given each matrix's module path and parts, returns what this rank keeps of it.
+    held: the layers that are read (see Model), all by default. share: given each matrix's module
+    path and parts, returns what this rank keeps of it. on_bytes: called with the bytes that have
+    been read and those that will be.
     Peak memory: what stays, and the largest matrix that changes its dtype.
     Raises CheckpointError when a file is damaged, or a tensor missing, unknown or of another shape.
     """
-    source = Source(folder, ModelConfig.load(folder))
-    model = Model(
-        replace(source.config, quantization=source.quantization(), checkpoint_format="k2mlx")
-    )
+    source = Source(folder, ModelConfig.load(folder), held)
+    config = replace(source.config, quantization=source.quantization(), checkpoint_format="k2mlx")
+    model, done, total = Model(config, held), 0, source.nbytes
     for name in source.plain_names():
         kind = mx.float32 if name.endswith(ROUTER) else dtype
         _put(model, {name: source.plain(name).astype(kind)})
@@ -49,6 +55,11 @@ def load_model(
         else:
             parts = {"weight": parts["weight"].astype(dtype)}
         _put(model, {f"{path}.{kind}": value for kind, value in parts.items()})
+        done += source.bytes_of(path)
+        if on_bytes is not None:
+            on_bytes(done, total)
+    if on_bytes is not None:
+        on_bytes(total, total)
     return model
 
 

@@ -57,6 +57,16 @@ def checkpoint_tensors(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
     yield "lm_head.weight", (config.vocab_size, config.hidden_size)
 
 
+def is_held(name: str, held: range, layers: int) -> bool:
+    """Whether a tensor of the checkpoint or of the module tree belongs to these layers, of so many:
+    the embedding comes with the first, final norm and head with the last."""
+    prefix, found, rest = name.partition("model.layers.")
+    if found and not prefix:
+        number = rest.partition(".")[0]
+        return number.isdecimal() and int(number) in held
+    return (0 if name.startswith("model.embed_tokens.") else layers - 1) in held
+
+
 def module_tensors(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
     """Every parameter of the module tree, unquantised: name, shape; experts stacked [E, O, I]."""
     hidden, width = config.hidden_size, config.moe_intermediate_size

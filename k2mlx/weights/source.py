@@ -27,7 +27,7 @@ from ..errors import CheckpointError
 from ..nn.quant import GROUP
 from .files import DTYPES, Stored, read_folder
 from .matrix import K2_GRID, HeadMatrices, Matrix, assemble, dtypes, stored_parts
-from .names import Shape, module_tensors
+from .names import Shape, is_held, module_tensors
 
 # Parts that belong to the vision half of K2.5 and later.
 VISION = ("vision_tower.", "mm_projector.", "multi_modal_projector.", "vision_model.", "visual.")
@@ -40,15 +40,22 @@ log = logging.getLogger(__name__)
 
 class Source:
     """The tensors of a model folder. Opening reads the headers alone, and checks every name and
-    shape against the config: CheckpointError for what is missing, unknown or of another shape."""
+    shape against the config: CheckpointError for what is missing, unknown or of another shape.
 
-    def __init__(self, folder: Path, config: ModelConfig):
+    held: the layers that are wanted (with embedding, or norm and head, as Model has it); files that
+    hold nothing of these need not be there.
+    """
+
+    def __init__(self, folder: Path, config: ModelConfig, held: range | None = None):
         self.folder, self.config = folder, config
-        self._tensors = self._text_only(read_folder(folder))
+        self._held = range(config.num_hidden_layers) if held is None else held
+        self._tensors = self._text_only(read_folder(folder, self._wanted if held else None))
         self._used: set[str] = set()
         self._blocks: dict[str, list[list[Matrix]]] = {}
         self._plain: dict[str, Stored] = {}
         for name, shape in module_tensors(config):
+            if not self._wanted(name):
+                continue
             path = name.removesuffix(".weight")
             if len(shape) == 1 or name.endswith("mlp.gate.weight"):
                 self._plain[name] = self._tensor(name, shape, FLOATS)
@@ -56,6 +63,20 @@ class Source:
                 self._blocks[path] = list(self._find_blocks(path, shape))
         self._inspect_leftovers()
         self._compare_with_config()
+
+    def _wanted(self, name: str) -> bool:
+        plain = name.removeprefix("language_model.")
+        return is_held(plain, self._held, self.config.num_hidden_layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors that are wanted, as they are stored."""
+        return sum(self._tensors[name].nbytes for name in self._used)
+
+    def bytes_of(self, path: str) -> int:
+        """Of the matrix at this module path, as it is stored."""
+        blocks = [block for blocks in self._blocks[path] for block in blocks]
+        return sum(part.nbytes for block in blocks for part in block.parts.values())
 
     def specs(self) -> dict[str, QuantSpec | None]:
         """How each matrix is to be kept in memory, by module path: as it is stored, and fp8 on K2's

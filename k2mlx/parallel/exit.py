@@ -1,0 +1,55 @@
+"""How a rank ends: when another is gone, and when somebody asks it to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+GRACE = 2.0  # seconds for other threads to tell their readers
+DRAIN = 8.0  # seconds for what runs to end, before the process does
+_leaving = threading.Lock()
+
+
+def leave(error: BaseException, grace: float = GRACE) -> None:
+    """Say why, and end this process with code 1: another rank is gone, and a thread may wait for it
+    inside MLX for ever. The second call does nothing.
+
+    Ends by _exit, which frees the device's memory in order; SIGKILL would not on a Mac.
+    """
+    if not _leaving.acquire(blocking=False):
+        return
+    with suppress(OSError, ValueError):  # whoever read our output may be gone
+        print(f"k2mlx: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    time.sleep(grace)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(1)
+
+
+def on_signals(stop: Callable[[], None]) -> None:
+    """At the first SIGTERM or SIGINT `stop` is called, to end in order; at another a second later,
+    or after DRAIN seconds, the process ends. For the main thread."""
+    asked: list[float] = []
+
+    def ended(number: int) -> None:
+        time.sleep(DRAIN)
+        os._exit(128 + number)
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if asked:  # Ctrl-C reaches all ranks of a terminal at once, and each asks for the end
+            if time.monotonic() - asked[0] > 1:
+                os._exit(128 + number)
+            return
+        asked.append(time.monotonic())
+        threading.Thread(target=ended, args=(number,), daemon=True).start()
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
