@@ -233,13 +233,23 @@ class _Link:
         threading.Thread(target=self._receive_all, name="k2mlx receiver", daemon=True).start()
 
     def send(self, frame: bytes) -> None:
+        """Now, where the connection takes it, for waking the sender would take longer; else when it
+        does."""
         with self._lock:
+            if not self._waiting:
+                frame = frame[self._taken(frame) :]
             self._waiting += len(frame)
             full = self._waiting > BACKLOG
+            if frame and not full:
+                self._out.put(frame)
         if full:
             self._channel.lost(self._other, "it does not take what it is sent")
-        else:
-            self._out.put(frame)
+
+    def _taken(self, frame: bytes) -> int:
+        try:
+            return self._connection.send(frame, socket.MSG_DONTWAIT)
+        except OSError:  # it would wait; or has ended, of which the receiver tells
+            return 0
 
     def leave(self) -> None:
         """Say goodbye after all that waits, and close."""
