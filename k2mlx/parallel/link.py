@@ -18,7 +18,7 @@ import struct
 import time
 from collections import deque
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -35,17 +35,32 @@ class LinkError(Exception):
     rank is the cause."""
 
 
+class Expected(NamedTuple):
+    """An array to compute with lazily before its values are there. raw: the same memory as bytes.
+
+    Reading `content` waits for nothing; reading x on a device would wait for all that the device
+    has to do.
+    """
+
+    x: mx.array
+    raw: mx.array
+
+    @property
+    def content(self) -> memoryview:
+        return _bytes(self.raw)
+
+
 class Link:
     """left, right: connections to the neighbours."""
 
     def __init__(self, left: socket.socket, right: socket.socket) -> None:
         self._left, self._right = left, right
         self._unsent: mx.array | None = None
-        self._expected: deque[_Expected] = deque()
+        self._expected: deque[Expected] = deque()
 
     def post(self, x: mx.array) -> None:
-        """Start to compute x, for the right neighbour; sent by `flush`, so that the host can prepare
-        something else while the device computes."""
+        """Start to compute x, for the right neighbour; it is sent by `flush`, so that the host can
+        prepare something else while the device computes."""
         self.flush()
         self._unsent = mx.contiguous(x).view(mx.uint8)
         mx.async_eval(self._unsent)
@@ -55,26 +70,24 @@ class Link:
         unsent, self._unsent = self._unsent, None
         if unsent is None:
             return
-        content = memoryview(unsent).cast("B")  # type: ignore[arg-type]
+        content = _bytes(unsent)
         try:
             self._right.sendall(_LENGTH.pack(len(content)) + content)
         except OSError as error:
             raise LinkError(f"the connection to the right neighbour ended ({error})") from error
 
-    def expect(self, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
-        """What the left neighbour sends next: an array to compute with lazily, whose values are
-        there after `arrive`."""
+    def expect(self, shape: tuple[int, ...], dtype: mx.Dtype) -> Expected:
+        """What the left neighbour sends next, there after `arrive`."""
         raw = mx.array(np.zeros((*shape[:-1], shape[-1] * dtype.size), np.uint8))
-        x = raw.view(dtype)
-        self._expected.append(_Expected(x, raw))
-        return x
+        self._expected.append(Expected(raw.view(dtype), raw))
+        return self._expected[-1]
 
     def arrive(self, x: mx.array) -> None:
         """Wait until x is there, if it is something expected, and what was expected before it.
         Raises: LinkError."""
         while any(x is one.x for one in self._expected):
             self.flush()
-            self._receive(memoryview(self._expected.popleft().raw).cast("B"))  # type: ignore[arg-type]
+            self._receive(self._expected.popleft().content)
 
     def drain(self) -> None:
         """Send what is unsent, and take what nobody will ask for."""
@@ -112,9 +125,9 @@ class Link:
             place = place[count:]
 
 
-class _Expected(NamedTuple):
-    x: mx.array
-    raw: mx.array  # the same memory as bytes
+def _bytes(array: Any) -> memoryview:
+    """An array's own memory, once it is computed."""
+    return memoryview(array).cast("B")
 
 
 def open_link(address: str, channel: Channel, timeout: float) -> Link:

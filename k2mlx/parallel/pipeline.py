@@ -28,14 +28,16 @@ from collections import deque
 from collections.abc import Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from ..cache import BatchCache, LatentCache
 from ..model import Model
 from ..runner import Pending, Pick, Runner, shaped
 from .agreement import Agreement
-from .link import Link
+from .link import Expected, Link
 
 FEW = 16  # tokens of a step that no layer computes in parts
+RECENT = 64  # steps whose ids may still have to be read
 AHEAD = 2  # a stage's arrays that may wait for the next stage to take them, for each of the stages
 
 
@@ -48,12 +50,15 @@ class Pipeline(Runner):
 
     shared = True
 
-    def __init__(self, model: Model, vocabulary: int, agreement: Agreement, wire: Wire, link: Link) -> None:
+    def __init__(
+        self, model: Model, vocabulary: int, agreement: Agreement, wire: Wire, link: Link
+    ) -> None:
         super().__init__(model, vocabulary, agreement.clock)
         self.lanes = wire.size
         self._agreement, self._wire, self._link = agreement, wire, link
         self._first, self._last = wire.rank == 0, wire.rank == wire.size - 1
         self._hidden = model.config.hidden_size
+        self._chosen: deque[Expected] = deque(maxlen=RECENT)  # ids, on rank 0
         self._newest: mx.array | None = None  # what the last `choose` returned
         self._coming: mx.array | None = None  # the next chunk, promised and being received
         self._promised: tuple[int, ...] | None = None  # its shape, on all ranks
@@ -84,7 +89,8 @@ class Pipeline(Runner):
         if self._first:
             coming, x = ids, self.model.embed(tokens_BL)
         else:
-            coming = x = self._link.expect((*tokens_BL.shape, self._hidden), self.model.dtype)
+            shape = (*tokens_BL.shape, self._hidden)
+            coming = x = self._link.expect(shape, self.model.dtype).x
         if tokens_BL.shape[1] > 1 or ids.size > FEW:
             self._link.arrive(coming)
         x = self.model.run(x, cache)
@@ -95,7 +101,8 @@ class Pipeline(Runner):
         if self._last:
             self._newest = x
         elif self._first:
-            self._newest = self._link.expect(ids.shape, mx.int32)
+            self._chosen.append(self._link.expect(ids.shape, mx.int32))
+            self._newest = self._chosen[-1].x
         else:
             self._newest = mx.zeros(ids.shape, mx.int32)
         return self._newest
@@ -106,6 +113,9 @@ class Pipeline(Runner):
 
     def read(self, ids: mx.array) -> list[int]:
         self._arrive(ids)
+        for chosen in self._chosen:
+            if chosen.x is ids:
+                return self._agreement.read(np.frombuffer(chosen.content, np.int32).tolist())
         return self._agreement.read(ids)
 
     def settle(self) -> None:
