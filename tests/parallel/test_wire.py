@@ -130,6 +130,18 @@ def test_a_length_that_is_only_claimed_costs_nothing(sent):
     assert peak < 2 * sent + (2 << 20)  # a piece, and the buffer that doubles
 
 
+@given(frames(), kinds)
+def test_only_the_kind_that_is_due_is_taken(sent, due):
+    """Of another not even the content is waited for: a stranger's first word could be 64 MB."""
+    data = encode(*sent)
+    with arriving(data if sent.kind is due else data[:HEAD]) as connection:
+        if sent.kind is due:
+            assert receive(connection, due) == sent
+        else:
+            with pytest.raises(WireError, match=f"{due.name} was due"):
+                receive(connection, due)
+
+
 @given(st.lists(st.binary(max_size=100), max_size=8))
 def test_a_list_is_unpacked_as_it_was_packed(parts):
     assert unpack(pack(parts)) == parts
