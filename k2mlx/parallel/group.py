@@ -25,8 +25,10 @@ from .facts import check_facts, facts
 from .pipeline import Pipeline, Wire
 from .split import Member, split_layers, this_member
 from .tensor import check_shares
+from .watchdog import watched
 
 SECRET = 16  # bytes
+FORMING = 60.0  # seconds for MLX to connect the ranks
 CONNECTING = 30.0  # seconds for all ranks to open the channel
 
 
@@ -136,10 +138,23 @@ def connect(
     """The ring of this process and the side channel, open; None if it is alone."""
     if not launched():
         return None
-    ring = mx.distributed.init(strict=True, backend=_backend())
-    if ring.size() == 1:
-        return None
-    channel = _open(ring)
+    with watched(FORMING, f"k2mlx: {_nobody(f'nothing for {FORMING:.0f} s')}"):
+        try:
+            ring = mx.distributed.init(strict=True, backend=_backend())
+            if ring.size() == 1:
+                return None
+            listener, port, secret = _meet(ring)
+        except RuntimeError as error:
+            raise ClusterError(_nobody(str(error))) from error
+    channel = open_channel(
+        ring.rank(),
+        ring.size(),
+        address=_address(),
+        port=port,
+        secret=secret,
+        timeout=CONNECTING,
+        listener=listener,
+    )
     channel.on_report = on_report
     return ring, channel
 
@@ -161,16 +176,24 @@ def _address() -> str:
     return "127.0.0.1"
 
 
-def _open(ring: mx.distributed.Group) -> Channel:
-    """The side channel; rank 0's port and the secret that opens it are told over the ring."""
-    rank, size, address = ring.rank(), ring.size(), _address()
-    listener = Listener(address) if rank == 0 else None
+def _nobody(what: str) -> str:
+    """The line for a ring that does not form; got `what`."""
+    rank, hostfile = int(os.environ["MLX_RANK"]), os.environ.get("MLX_HOSTFILE")
+    hosts = json.loads(Path(hostfile).read_text()) if hostfile else []
+    near = dict.fromkeys((rank + step) % len(hosts) for step in (-1, 1)) if hosts else {}
+    wanted = " and ".join(f"rank {other} at {', '.join(hosts[other])}" for other in near)
+    return (
+        f"rank {rank} does not find the others: got {what}, wanted {wanted or 'all ranks'} to"
+        " answer; has each been started, or is a firewall in between? 'k2mlx cluster check' tells"
+    )
+
+
+def _meet(ring: mx.distributed.Group) -> tuple[Listener | None, int, bytes]:
+    """Rank 0's listener, its port and the secret that opens it, which are told over the ring."""
+    listener = Listener(_address()) if ring.rank() == 0 else None
     words = [0] * (SECRET + 1)
     if listener is not None:
         words = [listener.port, *secrets.token_bytes(SECRET)]
     summed = mx.distributed.all_sum(mx.array(words, mx.int32), group=ring, stream=mx.cpu)
     told: list[int] = summed.tolist()  # ty: ignore[invalid-assignment]
-    port, secret = told[0], bytes(told[1:])
-    return open_channel(
-        rank, size, listener=listener, address=address, port=port, secret=secret, timeout=CONNECTING
-    )
+    return listener, told[0], bytes(told[1:])
