@@ -24,7 +24,8 @@ def leave(error: BaseException, grace: float = GRACE) -> None:
     """
     if not _leaving.acquire(blocking=False):
         return
-    with suppress(OSError, ValueError):  # whoever read our output may be gone
+    _end_after(grace + 1, 1)  # whoever reads our output may be stopped, and writing wait for ever
+    with suppress(OSError, ValueError):  # or gone
         print(f"k2mlx: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     time.sleep(grace)
     for stream in (sys.stdout, sys.stderr):
@@ -38,18 +39,22 @@ def on_signals(stop: Callable[[], None]) -> None:
     or after DRAIN seconds, the process ends. For the main thread."""
     asked: list[float] = []
 
-    def ended(number: int) -> None:
-        time.sleep(DRAIN)
-        os._exit(128 + number)
-
     def handle(number: int, _: FrameType | None) -> None:
         if asked:  # Ctrl-C reaches all ranks of a terminal at once, and each asks for the end
             if time.monotonic() - asked[0] > 1:
                 os._exit(128 + number)
             return
         asked.append(time.monotonic())
-        threading.Thread(target=ended, args=(number,), daemon=True).start()
+        _end_after(DRAIN, 128 + number)
         stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
+
+
+def _end_after(seconds: float, code: int) -> None:
+    def end() -> None:
+        time.sleep(seconds)
+        os._exit(code)
+
+    threading.Thread(target=end, name="k2mlx end", daemon=True).start()
