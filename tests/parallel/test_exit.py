@@ -31,7 +31,8 @@ def program(body, **options):
         **{"stderr": subprocess.PIPE} | options,
     )  # fmt: skip
     try:
-        assert process.stdout.readline() == "ready\n"
+        # Not readline, which may take more off the pipe than it gives.
+        assert os.read(process.stdout.fileno(), 6) == b"ready\n"
         yield process
     finally:
         process.kill()
