@@ -27,12 +27,12 @@ def program(body, **options):
     """A process that runs this body, once it says `ready`."""
     process = subprocess.Popen(
         [sys.executable, "-c", HEAD + textwrap.dedent(body)],
-        stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
         **{"stderr": subprocess.PIPE} | options,
     )  # fmt: skip
     try:
         # Not readline, which may take more off the pipe than it gives.
-        assert os.read(process.stdout.fileno(), 6) == b"ready\n"
+        assert b"".join(iter(lambda: os.read(process.stdout.fileno(), 1), b"\n")) == b"ready"
         yield process
     finally:
         process.kill()
