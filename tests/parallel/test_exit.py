@@ -17,8 +17,10 @@ import os, signal, sys, threading, time
 from k2mlx.errors import ClusterError
 from k2mlx.parallel import exit
 from k2mlx.parallel.exit import leave, on_signals
+def say(word):  # not print, which a signal handler may find in the middle of a print
+    os.write(1, word.encode() + b"\\n")
 def ready():
-    print("ready", flush=True)
+    say("ready")
 """
 
 
@@ -69,7 +71,7 @@ def test_it_leaves_others_time_to_tell_their_readers():
     body = """
     def tell():
         time.sleep(0.5)
-        print("told", flush=True)
+        say("told")
     threading.Thread(target=tell).start()
     ready()
     leave(ClusterError("x"))
@@ -85,7 +87,7 @@ def test_the_second_that_leaves_is_not_heard_and_goes_on():
     def second():
         time.sleep(0.2)
         leave(ClusterError("the second"), 0)
-        print("goes on", flush=True)
+        say("goes on")
     threading.Thread(target=second).start()
     ready()
     leave(ClusterError("the first"), 1)
@@ -101,7 +103,7 @@ def test_a_reader_who_has_gone_does_not_keep_it(stream):
     body = """
     ready()
     sys.stdin.readline()
-    sys.stdout.write("more" * 10000)
+    sys.stdout.write("more")
     leave(ClusterError("x"), 0.1)
     """
     with program(body, stdin=subprocess.PIPE) as process:
@@ -122,8 +124,8 @@ def test_a_reader_who_does_not_read_does_not_keep_it(stream):
     def write():
         while True:
             sys.{stream}.write("more" * 10000)
-    threading.Thread(target=write, daemon=True).start()
     ready()
+    threading.Thread(target=write, daemon=True).start()
     time.sleep(0.3)
     leave(ClusterError("x"), 0.1)
     """
@@ -148,16 +150,16 @@ NUMBERS = [signal.SIGTERM, signal.SIGINT]
 DRAINING = """
 exit.DRAIN = {drain}
 def stop():
-    print("stop", flush=True)
+    say("stop")
     done.set()
 done = threading.Event()
 on_signals(stop)
 ready()
 while not done.wait(0.05):
     pass
-print("draining", flush=True)
+say("draining")
 time.sleep({lasts})
-print("drained", flush=True)
+say("drained")
 sys.exit({code})
 """
 
