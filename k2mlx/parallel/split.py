@@ -58,7 +58,11 @@ def split_layers(
     if by_hand is not None:
         layers = check_split(by_hand, each, **held)
     else:
-        layers = place(each, layer_reads=sizes.layer_reads(config), **held)
+        reads = sizes.layer_reads(config)
+        try:
+            layers = place(each, layer_reads=reads, least=1, **held)
+        except PlanError:  # where it fits without some of them, say which
+            layers = place(each, layer_reads=reads, **held)
     for rank, (member, mine) in enumerate(zip(members, layers, strict=True)):
         if not mine:
             raise PlanError(
