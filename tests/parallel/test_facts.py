@@ -65,7 +65,9 @@ def test_any_version_that_differs_is_named_with_both(folder, data):
     mine = everyone[0][key]
     everyone[rank][key] = other
     what = {"k2mlx": "k2mlx", "mlx": "MLX", "python": "Python"}[key]
-    expected = f"rank {rank} (host{rank}) has {what} {other}, rank 0 (host0) {mine}; wanted the same"
+    expected = (
+        f"rank {rank} (host{rank}) has {what} {other}, rank 0 (host0) {mine}; wanted the same"
+    )
     assert refusal(everyone).startswith(expected)
 
 
