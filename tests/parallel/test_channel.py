@@ -306,9 +306,8 @@ def test_a_second_rank_1_is_sent_away_and_the_first_stays():
 
 
 def test_strangers_find_nobody_once_all_are_there():
-    with ranks(2, "talk") as started:
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", started[0].heard("port")), 2)
+    with ranks(2, "talk") as started, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", started[0].heard("port")), 2)
 
 
 def test_a_rank_that_does_not_come_is_named():

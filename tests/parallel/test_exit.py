@@ -29,7 +29,8 @@ def program(body, **options):
     """A process that runs this body, once it says `ready`."""
     process = subprocess.Popen(
         [sys.executable, "-c", HEAD + textwrap.dedent(body)],
-        stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
+        stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
         **{"stderr": subprocess.PIPE} | options,
     )  # fmt: skip
     try:
