@@ -10,20 +10,22 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 GRACE = 2.0  # seconds for other threads to tell their readers
 DRAIN = 8.0  # seconds for what runs to end, before the process does
 _leaving = threading.Lock()
 
 
-def leave(error: BaseException, grace: float = GRACE) -> None:
+def leave(error: BaseException, grace: float = GRACE) -> NoReturn:
     """Say why, and end this process with code 1: another rank is gone, and a thread may wait for it
-    inside MLX for ever. The second call does nothing.
+    inside MLX for ever. Whoever calls it second only waits for the end: it is said once.
 
     Ends by _exit, which frees the device's memory in order; SIGKILL would not on a Mac.
     """
     if not _leaving.acquire(blocking=False):
-        return
+        while True:  # not for ever in one call, which signals could not get into
+            time.sleep(1)
     _end_after(grace + 1, 1)  # whoever reads our output may be stopped, and writing wait for ever
     with suppress(OSError, ValueError):  # or gone
         print(f"k2mlx: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

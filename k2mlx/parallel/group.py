@@ -16,7 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..config import ModelConfig
-from ..errors import ClusterError, ConfigError, PlanError
+from ..errors import ClusterError, ConfigError, K2Error, PlanError
 from ..model import Model
 from ..runner import Runner
 from .agreement import Agreement, Together
@@ -73,13 +73,14 @@ class Group:
     def failed(self, error: BaseException) -> BaseException:
         """An error on this rank: the others are told, unless it is one of theirs that ours came
         from. Returns what the readers are to get."""
-        if isinstance(error, ClusterError):
-            return error
+        if self._channel.error is not None:
+            return self._channel.error
         if "[ring]" in str(error) or "[jaccl]" in str(error):
             # A neighbour is gone: the channel is about to know which rank that is, and why.
             self._channel.failed.wait(SILENCE + 1)
-        else:
-            self._channel.fail(f"{type(error).__name__}: {error}")
+        if self._channel.error is None:
+            kind = "" if isinstance(error, K2Error) else f"{type(error).__name__}: "
+            self._channel.fail(f"{kind}{error}")
         return self._channel.error or error
 
 

@@ -59,7 +59,9 @@ class Launched:
     def ended(self, rank, within):
         """(code, when, the lines of its standard error)"""
         code, when = self.read(rank, "code", within).split()
-        return int(code), float(when), self.read(rank, "err").splitlines()
+        lines = self.read(rank, "err").splitlines()
+        # MLX's own, of a neighbour that is gone, as often as it tries to reach it.
+        return int(code), float(when), [line for line in lines if not line.startswith("[ring]")]
 
     def close(self):
         """End what is left; a process that is stopped hears SIGTERM once it goes on."""
