@@ -37,8 +37,12 @@ def leave(error: BaseException, grace: float = GRACE) -> NoReturn:
 
 
 def on_signals(stop: Callable[[], None]) -> None:
-    """At the first SIGTERM or SIGINT `stop` is called, to end in order; at another a second later,
-    or after DRAIN seconds, the process ends. For the main thread."""
+    """At the first SIGTERM, SIGINT or SIGHUP `stop` is called, to end in order; at another a second
+    later, or after DRAIN seconds, the process ends. For the main thread.
+
+    The end of the process that started this one (mlx.launch, or sshd) is a SIGTERM, too; unless
+    SIGHUP is ignored, as nohup has it.
+    """
     asked: list[float] = []
 
     def handle(number: int, _: FrameType | None) -> None:
@@ -52,6 +56,16 @@ def on_signals(stop: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handle)
+        threading.Thread(target=_watch_parent, name="k2mlx parent", daemon=True).start()
+
+
+def _watch_parent() -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end_after(seconds: float, code: int) -> None:

@@ -147,7 +147,7 @@ def test_a_stream_that_is_closed_or_not_there_does_not_keep_it():
 
 # --- on_signals ----------------------------------------------------------------------------------
 
-NUMBERS = [signal.SIGTERM, signal.SIGINT]
+NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 DRAINING = """
 exit.DRAIN = {drain}
 def stop():
@@ -174,7 +174,7 @@ def test_the_first_signal_ends_it_in_order(number):
     assert seconds < 5  # the limit does not keep what has ended
 
 
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("number", NUMBERS[:2])
 def test_what_does_not_end_is_ended_at_the_limit(number):
     with program(DRAINING.format(drain=0.7, lasts=60, code=0)) as process:
         process.send_signal(number)
@@ -183,7 +183,7 @@ def test_what_does_not_end_is_ended_at_the_limit(number):
     assert 0.6 < seconds < 5
 
 
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("number", NUMBERS[:2])
 def test_a_second_signal_a_second_later_ends_it_now(number):
     with program(DRAINING.format(drain=60, lasts=60, code=0)) as process:
         process.send_signal(NUMBERS[0])
@@ -215,3 +215,33 @@ def test_a_drain_that_hangs_in_a_system_call_is_ended_too():
     with program(body) as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 128 + signal.SIGTERM
+
+
+ORPHAN = """
+from subprocess import Popen
+child = Popen([sys.executable, "-c", sys.argv[1]])
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("how", ["", "nohup"])
+def test_the_end_of_who_started_it_is_a_signal_unless_hangups_are_ignored(how):
+    """As when mlx.launch is ended: its ranks are nobody's then."""
+    ignore = "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" if how == "nohup" else ""
+    child = HEAD + ignore + DRAINING.format(drain=20, lasts=0.1, code=0)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", HEAD + ORPHAN, child], stdout=subprocess.PIPE, cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
+    out = parent.stdout.fileno()
+    assert b"".join(iter(lambda: os.read(out, 1), b"\n")) == b"ready"
+    pid = int(subprocess.check_output(["pgrep", "-P", str(parent.pid)]))
+    time.sleep(0.3)
+    parent.kill()
+    parent.wait()
+    if how == "nohup":
+        time.sleep(2)
+        os.kill(pid, 0)  # it is there
+        os.kill(pid, signal.SIGTERM)
+    with parent.stdout:
+        assert parent.stdout.read() == b"stop\ndraining\ndrained\n"
