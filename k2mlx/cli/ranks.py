@@ -78,6 +78,7 @@ def engine(args: argparse.Namespace, path: Path, **options: Any) -> Iterator[Eng
 
     group.on_stop(lambda: os.kill(os.getpid(), signal.SIGINT))
     on_signals(_interrupt if group.leads else group.ask_to_stop)
+    of_request: BaseException | None = None
     try:
         with group, Engine(lambda: _load(path, group), group=group, **options) as shared:
 
@@ -86,13 +87,18 @@ def engine(args: argparse.Namespace, path: Path, **options: Any) -> Iterator[Eng
                 leave(error)
 
             group.on_failure(fail)
-            if group.leads:
-                yield shared
-            else:
+            if not group.leads:
                 shared.follow()
-                yield None
+            try:
+                yield shared if group.leads else None
+            except ClusterError:
+                raise
+            except BaseException as error:  # not the group's, which ends in order
+                of_request = error
     except ClusterError as error:  # the same that `fail` gets, who may be saying it by now
         leave(error)
+    if of_request is not None:
+        raise of_request
 
 
 def _interrupt() -> None:
