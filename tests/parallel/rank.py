@@ -2,6 +2,7 @@
 
 python -m tests.parallel.rank FOLDER WORDS...     writes FOLDER/RANK.pid, RANK.code and RANK.err
 python -m tests.parallel.rank --inside FOLDER WORDS...     writes FOLDER/RANK.STAGE
+    WORDS may begin with --break RANK: a step of that rank fails
 
 The first starts the second, and writes down how it ended, which mlx.launch does not tell.
 """
@@ -38,7 +39,24 @@ def inside(folder, words):
     after(ranks, "_load", folder / f"{RANK}.idle")
     after(Pipeline, "fill", folder / f"{RANK}.prefill")
     after(Pipeline, "choose", folder / f"{RANK}.decode")
+    if words[0] == "--break":
+        if words[1] == RANK:
+            Pipeline.choose = broken(Pipeline.choose)
+        words = words[2:]
     return main(words)
+
+
+def broken(choose):
+    """The tenth step fails."""
+    calls = []
+
+    def fails(*args):
+        calls.append(args)
+        if len(calls) == 10:
+            raise ValueError("no such luck")
+        return choose(*args)
+
+    return fails
 
 
 def after(owner, name, mark):

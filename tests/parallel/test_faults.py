@@ -1,9 +1,11 @@
 """`python -m k2mlx` under mlx.launch, with ranks that are killed, stopped or fail at any moment."""
 
+import json
 import os
 import platform
 import random
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,19 +25,19 @@ NANO = str(ROOT / "models" / "k2-nano")
 STAGES = ("loading", "prefill", "decode", "idle")
 WITHIN = 10.0  # seconds, the issue's
 # Long enough that no moment of it is the end: a prompt of several chunks, and an answer.
-GENERATE = ("generate", "--raw", "--prompt", "one two three four " * 300, "--max-tokens", "800")
+GENERATE = ("generate", "--raw", "--prompt", "one two three four " * 200, "--max-tokens", "800")
 
 
 class Launched:
     """Ranks of rank.py under mlx.launch."""
 
-    def __init__(self, folder, size, words):
+    def __init__(self, folder, size, words, module_words=()):
         self.folder, self.size = folder, size
         start = [LAUNCH, "-n", str(size), "--backend", "ring", "--starting-port"]
         start += [str(free_ports(size)), "--", sys.executable, "-m", "tests.parallel.rank"]
         self.output = (folder / "output").open("wb")
         self.process = subprocess.Popen(
-            [*start, folder, *words], stdin=subprocess.DEVNULL, stdout=self.output,
+            [*start, *module_words, folder, *words], stdin=subprocess.DEVNULL, stdout=self.output,
             stderr=self.output, cwd=ROOT, start_new_session=True,
             env=os.environ | {"PYTHONPATH": str(ROOT), "MLX_DISABLE_COMPILE": "1"},
         )  # fmt: skip
@@ -82,15 +84,14 @@ class Launched:
 
 
 @contextmanager
-def launched(folder, size, *words):
-    ranks = Launched(folder, size, words)
+def launched(folder, size, *words, **options):
+    ranks = Launched(folder, size, words, **options)
     try:
         yield ranks
     finally:
         ranks.close()
-    for rank in range(size):
-        with pytest.raises(ProcessLookupError):
-            os.kill(ranks.pid(rank), 0)
+    left = [path.name for path in folder.glob("*.pid") if is_running(int(path.read_text()))]
+    assert not left
 
 
 def free_port():
@@ -151,3 +152,161 @@ def test_at_many_random_moments(tmp_path, turn):
     stage = rng.choice(STAGES)
     print(f"seed {seed}: {size} ranks, {number.name}, {stage}")
     fault(tmp_path, size, number, stage, seed)
+
+
+# --- What goes wrong on one rank -----------------------------------------------------------------
+
+
+def damaged(folder):
+    """k2-nano with a tensor of its last layers full of NaN: the ranks before it can load."""
+    import mlx.core as mx
+
+    from tests.weights.slices import rewrite
+
+    shutil.copytree(NANO, folder)
+
+    def spoil(arrays):
+        name = "model.layers.5.input_layernorm.weight"
+        arrays[name] = arrays[name] * mx.array(float("nan"), arrays[name].dtype)
+
+    rewrite(folder / "model.safetensors", spoil)
+    return folder
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_rank_that_cannot_load_ends_all_with_its_reason(tmp_path, size):
+    model = damaged(tmp_path / "model")
+    out = tmp_path / "ranks"
+    out.mkdir()
+    with launched(out, size, "generate", "--prompt", "hello", "--model", str(model)) as ranks:
+        for rank in range(size):
+            code, _, lines = ranks.ended(rank, 40)
+            assert code == 1, ranks.everything()
+            assert len(lines) == 1, lines
+            assert lines[0].startswith(f"k2mlx: rank {size - 1} ({HOST}) failed: {model}")
+            assert "layers.5.input_layernorm.weight holds NaN" in lines[0]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_an_error_in_a_step_ends_all_with_it(tmp_path, size):
+    """In the forward of a random rank, while all of them compute."""
+    victim = random.Random(size).randrange(size)
+    with launched(tmp_path, size, "--break", str(victim), *GENERATE, "--model", NANO) as ranks:
+        for rank in range(size):
+            code, _, lines = ranks.ended(rank, 40)
+            assert code == 1, ranks.everything()
+            assert lines == [f"k2mlx: rank {victim} ({HOST}) failed: ValueError: no such luck"]
+
+
+def test_a_request_that_cannot_be_answered_is_one_line(tmp_path):
+    words = ("generate", "--prompt", "word " * 9000, "--model", NANO)
+    with launched(tmp_path, 2, *words) as ranks:
+        code, _, lines = ranks.ended(0, 40)
+        assert code == 2 and len(lines) == 1 and "tokens" in lines[0], ranks.everything()
+        code, _, lines = ranks.ended(1, 20)
+        assert len(lines) <= 1, lines
+
+
+# --- How it is ended -----------------------------------------------------------------------------
+
+
+def in_order(folder, whom, stage):
+    words = chat() if stage == "idle" else (*GENERATE, "--model", NANO)
+    with launched(folder, 2, *words) as ranks:
+        for rank in (0, 1):
+            ranks.read(rank, stage)
+        time.sleep(random.Random(f"{whom} {stage}").uniform(0, 0.3))
+        since = time.time()
+        if whom == "Ctrl-C":
+            os.killpg(ranks.process.pid, signal.SIGINT)
+        else:
+            os.kill(ranks.pid(int(whom[-1])), signal.SIGTERM)
+        for rank in (0, 1):
+            code, when, lines = ranks.ended(rank, WITHIN + 5)
+            assert when - since < WITHIN, ranks.everything()
+            # mlx.launch sends SIGTERM once one has ended: rank 1 may be past its last line by then.
+            assert code in (0, 130) or (rank == 1 and code == -signal.SIGTERM), ranks.everything()
+            assert lines == [], lines
+
+
+ENDS = [(whom, stage) for whom in ("rank 0", "rank 1", "Ctrl-C") for stage in STAGES]
+ENDS_IN_CI = [("rank 0", "decode"), ("rank 1", "idle"), ("rank 1", "loading"), ("Ctrl-C", "decode")]
+
+
+@pytest.mark.parametrize(("whom", "stage"), ENDS_IN_CI)
+def test_it_ends_in_order_when_it_is_asked_to(tmp_path, whom, stage):
+    in_order(tmp_path, whom, stage)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("whom", "stage"), ENDS)
+def test_it_ends_in_order_at_any_stage(tmp_path, whom, stage):
+    in_order(tmp_path, whom, stage)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_rank_outlives_mlx_launch(tmp_path, number):
+    """It does not tell them that it ends."""
+    with launched(tmp_path, 2, *chat(), module_words=("--inside",)) as ranks:
+        pids = [int(ranks.read(rank, "idle")) for rank in (0, 1)]
+        ranks.process.send_signal(number)
+        deadline = time.monotonic() + WITHIN
+        while alive := [pid for pid in pids if is_running(pid)]:
+            assert time.monotonic() < deadline, alive
+            time.sleep(0.05)
+
+
+def is_running(pid):
+    """Not a zombie, which a container without an init keeps."""
+    with suppress(OSError):
+        state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True).stdout
+        return bool(state.strip()) and not state.startswith(b"Z")
+    return False
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_never_comes_is_missed(tmp_path, rank):
+    """MLX would wait for it for ever, and hear no signal."""
+    ports = free_ports(2)
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{ports + i}"] for i in range(2)]))
+    body = f"import sys; from k2mlx.parallel import group; group.FORMING = 2.0\n{MAIN}"
+    environment = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts), "PYTHONPATH": str(ROOT)}
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", body],
+        capture_output=True, text=True, timeout=60, cwd=ROOT, env=os.environ | environment,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"k2mlx: rank {rank} does not find the others: got nothing for 2 s, wanted rank {1 - rank}"
+        f" at 127.0.0.1:{ports + 1 - rank} to answer; "
+    )
+    assert done.stderr.count("\n") == 1
+    assert 2 < time.monotonic() - began < 30
+
+
+MAIN = "from k2mlx.cli import main; sys.exit(main(['generate', '--prompt', 'hello']))"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_waits_for_a_rank_can_be_ended(tmp_path, number):
+    hosts = tmp_path / "hosts.json"
+    ports = free_ports(2)
+    hosts.write_text(json.dumps([[f"127.0.0.1:{ports + i}"] for i in range(2)]))
+    environment = {"MLX_RANK": "0", "MLX_HOSTFILE": str(hosts), "PYTHONPATH": str(ROOT)}
+    rank = subprocess.Popen(
+        [sys.executable, "-c", f"import sys\n{MAIN}"], cwd=ROOT, env=os.environ | environment
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:  # until MLX listens
+            with suppress(OSError), socket.create_connection(("127.0.0.1", ports), 0.2):
+                break
+            time.sleep(0.05)
+        time.sleep(0.3)
+        rank.send_signal(number)
+        assert rank.wait(5) not in (0, -signal.SIGKILL)
+    finally:
+        rank.kill()
+        rank.wait()
