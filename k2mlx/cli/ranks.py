@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,7 @@ def follows() -> bool:
 
 
 @contextmanager
-def engine(args: argparse.Namespace, path: Path, **options: Any) -> Iterator[Engine | None]:
+def engine(args: argparse.Namespace, path: Path, **options: Any) -> Generator[Engine | None]:
     """The engine that answers requests for the model in `path`; None on ranks other than the first,
     where everything has been done by then."""
     from k2mlx.generate import Engine

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from os import getpid
 
@@ -27,7 +27,7 @@ if not select.select([0], [], [], float(seconds))[0]:
 
 
 @contextmanager
-def watched(seconds: float, line: str) -> Iterator[None]:
+def watched(seconds: float, line: str) -> Generator[None]:
     """What is in the block may last so long. Then `line` is said, and this process ends with code
     2; it does at Ctrl-C, too. For the main thread; elsewhere nothing is watched."""
     if threading.current_thread() is not threading.main_thread():
