@@ -58,9 +58,9 @@ class Runner:
     def choose(self, ids: mx.array, cache: list[LatentCache] | BatchCache, pick: Pick) -> mx.array:
         """Start to compute the tokens that `pick` chooses after each of these [B * L], which go
         into the cache: one of each sequence of a batch, or several of one sequence. Returns ids
-        [B * L], not waited for."""
+        [B * L], int32, not waited for."""
         logits_BLV = self.model(shaped(ids, cache), cache)
-        ids = pick(logits_BLV[..., : self.vocabulary])
+        ids = pick(logits_BLV[..., : self.vocabulary]).astype(mx.int32)
         mx.async_eval(ids)
         return ids
 

@@ -93,6 +93,8 @@ class Scheduler:
                 stream.sequence.interrupted()
         for lane in self._lanes:
             self._decode(lane)
+        if self.idle:
+            self._runner.settle()
 
     def end(self, reason: FinishReason, error: BaseException | None = None) -> None:
         """End every request: nothing will run any more."""

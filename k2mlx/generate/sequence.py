@@ -120,7 +120,7 @@ class Sequence:
         ahead, self._ahead, self.cache = self._ahead, None, []
         if ahead is None:
             return mx.array(self.tokens[-1:], mx.int32), False
-        return ahead.astype(mx.int32), True
+        return ahead, True
 
     def take_back(self, cache: list[LatentCache], ahead: mx.array | None) -> None:
         """Go on alone, with the rows that a batch had and the token that it was computing."""

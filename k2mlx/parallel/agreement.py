@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -48,14 +48,14 @@ class Agreement:
         """Seconds."""
         return self._now
 
-    def read(self, ids: mx.array) -> list[int]:
+    def read(self, ids: mx.array | list[int]) -> list[int]:
         """The ids [n] that rank 0 has, on every rank."""
         if self.channel.rank == 0:
-            values: list[int] = ids.tolist()  # ty: ignore[invalid-assignment]
+            values: Any = ids.tolist() if isinstance(ids, mx.array) else ids
             self._now = time.perf_counter()
             self.channel.tell(_encode(values, self._now))
             return values
-        values, self._now = _decode(self.channel.hear(), ids.size)
+        values, self._now = _decode(self.channel.hear(), len(ids))
         return values
 
 

@@ -26,6 +26,7 @@ from .wire import Frame, Kind, WireError, encode, pack, receive, unpack
 BEAT, SILENCE = 1.0, 6.0  # seconds
 GREETING = 5.0  # seconds that a newcomer has to say who it is
 BACKLOG = 1 << 28  # bytes on their way to a rank; more, and it is lost
+SECRET = 16  # bytes
 LEAVING = 2.0  # seconds for the last words
 _RANK = struct.Struct("<I")
 _VALUE = struct.Struct("<q")
@@ -48,7 +49,7 @@ Heard = Frame | bytes | type[_Failed] | type[_Goodbye]
 
 
 class Listener:
-    """Where rank 0 waits for the others: on `address` alone, at a free `port`."""
+    """Where a rank waits for others: on `address` alone, at a free `port`."""
 
     def __init__(self, address: str) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -56,7 +57,7 @@ class Listener:
             self.socket = socket.create_server((address, 0), family=family)
         except OSError as error:
             raise ClusterError(
-                f"rank 0 cannot listen on {address} ({error.strerror}), wanted an address of this"
+                f"cannot listen on {address} ({error.strerror}), wanted an address of this"
                 " machine in the host file; correct it, or run 'k2mlx cluster init'"
             ) from error
         self.port: int = self.socket.getsockname()[1]
@@ -67,6 +68,7 @@ class Channel:
 
     def __init__(self, rank: int, names: list[str], links: dict[int, socket.socket]) -> None:
         self.rank, self.size, self.names = rank, len(names), names
+        self.address: str = next(iter(links.values())).getsockname()[0]  # that the others reach
         self.error: ClusterError | None = None
         self.failed = threading.Event()
         self.on_report: Callable[[int, int, int], None] | None = None
@@ -371,9 +373,9 @@ def _admit(
     try:
         link.settimeout(GREETING)
         frame = receive(link, Kind.HELLO)
-        shown, rank = frame.content[:16], _RANK.unpack_from(frame.content, 16)[0]
+        shown, rank = frame.content[:SECRET], _RANK.unpack_from(frame.content, SECRET)[0]
         if hmac.compare_digest(shown, secret) and 0 < rank < size:
-            came.put((rank, frame.content[20:], link))
+            came.put((rank, frame.content[SECRET + _RANK.size :], link))
             return
     except (OSError, EOFError, WireError, struct.error):
         pass

@@ -20,14 +20,14 @@ from ..errors import ClusterError, ConfigError, K2Error, PlanError
 from ..model import Model
 from ..runner import Runner
 from .agreement import Agreement, Together
-from .channel import SILENCE, Channel, Listener, open_channel
+from .channel import SECRET, SILENCE, Channel, Listener, open_channel
 from .facts import check_facts, facts
+from .link import Link, LinkError, open_link
 from .pipeline import Pipeline, Wire
 from .split import Member, split_layers, this_member
 from .tensor import check_shares
 from .watchdog import watched
 
-SECRET = 16  # bytes
 FORMING = 60.0  # seconds for MLX to connect the ranks
 CONNECTING = 30.0  # seconds for all ranks to open the channel
 
@@ -42,6 +42,7 @@ class Group:
         self.rank, self.size, self.leads = ring.rank(), ring.size(), ring.rank() == 0
         self.layers, self.tensor = layers, tensor
         self.ring, self._channel = ring, channel
+        self._link: Link | None = None
         self.tell, self.hear, self.vote = channel.tell, channel.hear, channel.vote
         self.report, self.ask_to_stop = channel.report, channel.ask_to_stop
 
@@ -53,13 +54,17 @@ class Group:
         if error is not None and not isinstance(error, KeyboardInterrupt):
             self.failed(error)
         self._channel.close()
+        if self._link is not None:
+            self._link.close()
 
     def runner(self, model: Model, vocabulary: int) -> Runner:
-        """What computes this rank's part; called on the thread that uses it."""
+        """What computes this rank's part; called on the thread that uses it, on all ranks."""
         agreement = Agreement(self._channel)
         if self.tensor:
             return Together(model, vocabulary, agreement)
-        return Pipeline(model, vocabulary, agreement, Wire(self.ring))
+        if self._link is None:
+            self._link = open_link(_address(self.rank, self._channel), self._channel, CONNECTING)
+        return Pipeline(model, vocabulary, agreement, Wire(self.ring), self._link)
 
     def on_failure(self, call: Callable[[ClusterError], None]) -> None:
         """`call` gets the error, once, on a thread of the channel's, when a rank is lost or has
@@ -75,7 +80,7 @@ class Group:
         from. Returns what the readers are to get."""
         if self._channel.error is not None:
             return self._channel.error
-        if "[ring]" in str(error) or "[jaccl]" in str(error):
+        if isinstance(error, LinkError) or "[ring]" in str(error) or "[jaccl]" in str(error):
             # A neighbour is gone: the channel is about to know which rank that is, and why.
             self._channel.failed.wait(SILENCE + 1)
         if self._channel.error is None:
@@ -150,7 +155,7 @@ def connect(
     channel = open_channel(
         ring.rank(),
         ring.size(),
-        address=_address(),
+        address=_address(0),
         port=port,
         secret=secret,
         timeout=CONNECTING,
@@ -168,13 +173,15 @@ def _backend() -> str:
     return "ring" if "MLX_HOSTFILE" in os.environ else "any"
 
 
-def _address() -> str:
-    """Where rank 0 listens: its address in the host file, which the others reach."""
-    if coordinator := os.environ.get("MLX_JACCL_COORDINATOR"):
-        return coordinator.rpartition(":")[0]
+def _address(rank: int, channel: Channel | None = None) -> str:
+    """Where a rank listens: its address in the host file, which the others reach; where there is
+    only rank 0's, that from which it has reached rank 0 over the channel."""
     if hostfile := os.environ.get("MLX_HOSTFILE"):
-        return json.loads(Path(hostfile).read_text())[0][0].rpartition(":")[0]
-    return "127.0.0.1"
+        return json.loads(Path(hostfile).read_text())[rank][0].rpartition(":")[0]
+    if channel is not None and rank:
+        return channel.address
+    coordinator = os.environ.get("MLX_JACCL_COORDINATOR", "127.0.0.1:0")
+    return coordinator.rpartition(":")[0]
 
 
 def _nobody(what: str) -> str:
@@ -191,7 +198,7 @@ def _nobody(what: str) -> str:
 
 def _meet(ring: mx.distributed.Group) -> tuple[Listener | None, int, bytes]:
     """Rank 0's listener, its port and the secret that opens it, which are told over the ring."""
-    listener = Listener(_address()) if ring.rank() == 0 else None
+    listener = Listener(_address(0)) if ring.rank() == 0 else None
     words = [0] * (SECRET + 1)
     if listener is not None:
         words = [listener.port, *secrets.token_bytes(SECRET)]

@@ -9,12 +9,15 @@ each rank sends to the right only and receives from the left.
 
 Whatever is received is waited for by the host, never by the device: on CUDA (MLX 0.32.4) a device
 that waits for the network lets nothing else through, and two ranks that wait for each other stop
-for ever. What is sent waits for the device on a thread of MLX's.
+for ever.
 
-Prompts: while a stage computes a chunk, the next one is already on its way: its receiving is
-started first, on a stream of its own, where the caller knows that there will be one. Should it
-not come after all (the request was cancelled), the next call of whatever kind takes a blank one
-off the wire first: all ranks make the same calls, so all know.
+Prompts go over mx.distributed. While a stage computes a chunk, the next one is already on its way:
+its receiving is started first, on a stream of its own, where the caller knows that there will be
+one. Should it not come after all (the request was cancelled), the next call of whatever kind takes
+a blank one off the wire first: all ranks make the same calls, so all know.
+
+Decoded tokens go over link.py. What a step makes is sent when the host next has to wait, so that it
+prepares the step of another lane while the device computes.
 
 Legend: B sequences, L tokens of each, H hidden, V vocabulary.
 """
@@ -25,39 +28,49 @@ from collections import deque
 from collections.abc import Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from ..cache import BatchCache, LatentCache
 from ..model import Model
 from ..runner import Pending, Pick, Runner, shaped
 from .agreement import Agreement
+from .link import Expected, Link
 
+FEW = 16  # tokens of a step that no layer computes in parts
+RECENT = 64  # steps whose ids may still have to be read
 AHEAD = 2  # a stage's arrays that may wait for the next stage to take them, for each of the stages
 
 
 class Pipeline(Runner):
     """This rank's stage of a model.
 
-    model: this rank's layers. wire: to its neighbours.
+    model: this rank's layers. wire, link: to its neighbours, for chunks of prompts and for what is
+    decoded.
     """
 
     shared = True
 
-    def __init__(self, model: Model, vocabulary: int, agreement: Agreement, wire: Wire) -> None:
+    def __init__(
+        self, model: Model, vocabulary: int, agreement: Agreement, wire: Wire, link: Link
+    ) -> None:
         super().__init__(model, vocabulary, agreement.clock)
         self.lanes = wire.size
-        self._agreement, self._wire = agreement, wire
+        self._agreement, self._wire, self._link = agreement, wire, link
         self._first, self._last = wire.rank == 0, wire.rank == wire.size - 1
+        self._hidden = model.config.hidden_size
+        self._chosen: deque[Expected] = deque(maxlen=RECENT)  # ids, on rank 0
+        self._newest: mx.array | None = None  # what the last `choose` returned
         self._coming: mx.array | None = None  # the next chunk, promised and being received
         self._promised: tuple[int, ...] | None = None  # its shape, on all ranks
 
     def fill(self, tokens: Sequence[int], cache: list[LatentCache], following: int = 0) -> Pending:
         """As Runner.fill: this stage's part of it."""
-        x = self._enter(mx.array([tokens]), kept=True)
+        self._link.flush()
+        x = self._enter(tokens)
         if following:
-            self._promised = (1, following, x.shape[2])
+            self._promised = (1, following, self._hidden)
             if not self._first:
-                self._coming = self._wire.receive(self._promised, x.dtype)
-                mx.async_eval(self._coming)
+                self._coming = self._wire.begin(self._promised, self.model.dtype)
         x = self.model.run(x, cache)
         pending = [layer.state for layer in cache]
         if not self._last:
@@ -67,50 +80,79 @@ class Pipeline(Runner):
 
     def choose(self, ids: mx.array, cache: list[LatentCache] | BatchCache, pick: Pick) -> mx.array:
         """As Runner.choose. On rank 0 and the last the ids are those chosen; the ranks between
-        never see them as arrays, and get zeros in their place."""
-        x = self.model.run(self._enter(shaped(self.present(ids), cache)), cache)
-        if self._last:
-            ids = pick(self.model.head(x)[..., : self.vocabulary]).astype(mx.int32)
-            self._wire.send(ids)
+        never see them as arrays, and get zeros in their place.
+
+        A step of single tokens is described while what it starts from is on its way; describing
+        one of many may compute, to bound memory."""
+        self._unpromise()
+        tokens_BL = shaped(ids, cache)
+        if self._first:
+            coming, x = ids, self.model.embed(tokens_BL)
         else:
-            self._wire.send(x)
-            blank = mx.zeros(ids.shape, mx.int32)
-            ids = self._wire.receive(ids.shape, mx.int32) if self._first else blank
-        mx.async_eval(ids)
-        return ids
+            shape = (*tokens_BL.shape, self._hidden)
+            coming = x = self._link.expect(shape, self.model.dtype).x
+        if tokens_BL.shape[1] > 1 or ids.size > FEW:
+            self._link.arrive(coming)
+        x = self.model.run(x, cache)
+        if self._last:
+            x = pick(self.model.head(x)[..., : self.vocabulary]).astype(mx.int32)
+        self._link.arrive(coming)
+        self._link.post(x)
+        if self._last:
+            self._newest = x
+        elif self._first:
+            self._chosen.append(self._link.expect(ids.shape, mx.int32))
+            self._newest = self._chosen[-1].x
+        else:
+            self._newest = mx.zeros(ids.shape, mx.int32)
+        return self._newest
 
     def present(self, ids: mx.array) -> mx.array:
-        if self._first:
-            mx.eval(ids)
+        self._arrive(ids)
         return ids
 
     def read(self, ids: mx.array) -> list[int]:
+        self._arrive(ids)
+        for chosen in self._chosen:
+            if chosen.x is ids:
+                return self._agreement.read(np.frombuffer(chosen.content, np.int32).tolist())
         return self._agreement.read(ids)
 
     def settle(self) -> None:
-        """Take a promised chunk that did not come off the wire."""
-        shape, self._promised = self._promised, None
-        if shape is None:
-            return
-        if not self._last:
-            self._wire.send(mx.zeros(shape, self.model.dtype))
-        if self._coming is not None:
-            mx.eval(self._coming)
-            self._coming = None
+        self._unpromise()
+        self._link.drain()
 
-    def _enter(self, tokens_BL: mx.array, kept: bool = False) -> mx.array:
-        """What this stage starts from, [B, L, H]. kept: it may be the promised chunk."""
-        shape = (*tokens_BL.shape, self.model.config.hidden_size)
-        if kept and shape == self._promised:
+    def _enter(self, tokens: Sequence[int]) -> mx.array:
+        """What this stage starts from for a chunk, [1, L, H]."""
+        shape = (1, len(tokens), self._hidden)
+        if shape == self._promised:
             self._promised = None
         else:
-            self.settle()
+            self._unpromise()
         if self._first:
-            return self.model.embed(tokens_BL)
-        coming, self._coming = self._coming, None
-        x = self._wire.receive(shape, self.model.dtype) if coming is None else coming
-        mx.eval(x)
+            return self.model.embed(mx.array([tokens]))
+        x, self._coming = self._coming, None
+        if x is None:
+            x = self._wire.begin(shape, self.model.dtype)
+        self._wire.wait()
         return x
+
+    def _arrive(self, ids: mx.array) -> None:
+        """Wait for ids of `choose` where they come to. Those of the newest step may still depend on
+        what this rank has not sent."""
+        if ids is self._newest:
+            self._link.flush()
+        self._link.arrive(ids)
+
+    def _unpromise(self) -> None:
+        """A promised chunk does not come: take a blank one off the wire."""
+        shape, self._promised = self._promised, None
+        if shape is not None:
+            if not self._last:
+                self._wire.send(mx.zeros(shape, self.model.dtype))
+            if self._coming is not None:
+                self._wire.wait()
+                self._coming = None
 
 
 class Wire:
@@ -132,7 +174,14 @@ class Wire:
         while len(self._sent) > AHEAD * self.size:
             mx.eval(self._sent.popleft())
 
-    def receive(self, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
-        """Lazy: waits when it is computed."""
+    def begin(self, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+        """What the left neighbour sends next, received in the background."""
         group, stream = self._group, self._in
-        return mx.distributed.recv(shape, dtype, self._left, group=group, stream=stream)
+        x = mx.distributed.recv(shape, dtype, self._left, group=group, stream=stream)
+        mx.async_eval(x)
+        return x
+
+    def wait(self) -> None:
+        """Until what was begun is there. Waits for the stream: for an array of a CPU stream, MLX's
+        CUDA backend looks again after ever longer pauses."""
+        mx.synchronize(self._in)

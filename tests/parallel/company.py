@@ -2,6 +2,7 @@
 depend on processes: that all ranks stay in step, whatever is asked of them."""
 
 import queue
+import socket
 import threading
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from k2mlx.generate.engine import Engine
 from k2mlx.load import Loaded
 from k2mlx.model import Model
 from k2mlx.parallel.agreement import Agreement
+from k2mlx.parallel.link import Link
 from k2mlx.parallel.pipeline import Pipeline
 
 PATIENCE = 30.0  # seconds: a rank that waits longer is out of step
@@ -24,6 +26,8 @@ class Company:
         self.size = size
         self.told = [queue.SimpleQueue() for _ in range(size)]
         self.wires = [queue.SimpleQueue() for _ in range(size)]
+        pairs = [socket.socketpair() for _ in range(size)]  # of each rank and its right neighbour
+        self.links = [Link(pairs[rank - 1][1], pairs[rank][0]) for rank in range(size)]
         self.votes = [0] * size
         self.barrier = threading.Barrier(size)
 
@@ -69,11 +73,12 @@ class Member:
         return ClusterError(f"rank {self.rank} failed: {error!r}")
 
     def runner(self, model, vocabulary):
-        return Pipeline(model, vocabulary, Agreement(self), QueueWire(self._company, self.rank))
+        wire, link = QueueWire(self._company, self.rank), self._company.links[self.rank]
+        return Pipeline(model, vocabulary, Agreement(self), wire, link)
 
 
 class QueueWire:
-    """As parallel.pipeline.Wire, but what is received is waited for at once."""
+    """As parallel.pipeline.Wire, in one process."""
 
     def __init__(self, company, rank):
         self.rank, self.size = rank, company.size
@@ -84,11 +89,14 @@ class QueueWire:
         mx.eval(x)
         self._out.put(x)
 
-    def receive(self, shape, dtype):
+    def begin(self, shape, dtype):
         x = self._in.get(timeout=PATIENCE)
         assert x.shape == tuple(shape), (self.rank, x.shape, shape)
         assert x.dtype == dtype
         return x
+
+    def wait(self):
+        pass
 
 
 def part(whole, layers):
@@ -132,6 +140,8 @@ def company(load, counts, **options):
             if engine is engines[0]:
                 engine.close(PATIENCE)
             assert engine._worker.ended.wait(PATIENCE)
+        for link in shared.links:
+            link.close()
     for member, engine in zip(members, engines, strict=True):
         assert not member.failures, member.failures
         if not member.leads:

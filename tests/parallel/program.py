@@ -14,7 +14,7 @@ from k2mlx.parallel.group import Group, connect
 from tests.parallel.company import cut, part
 from tests.parallel.test_pipeline import load
 
-STEP = 0.2  # seconds that a stage takes for a chunk where time is watched
+STEP = 0.5  # seconds that a stage takes for a chunk where time is watched
 CHUNK = 16
 
 

@@ -13,6 +13,7 @@ from k2mlx.generate.sampling import Sampling
 from k2mlx.load import Loaded
 from k2mlx.model import Model
 from k2mlx.tokenizer import ByteTokenizer
+from k2mlx.weights.load import save_model
 from tests.generate.conftest import tiny_config
 from tests.parallel.company import company
 
@@ -116,9 +117,7 @@ def test_what_was_read_is_read_from_every_ranks_disk_after_a_restart(alone, coun
     wanted = list(alone.submit(prompt, greedy, stop_ids=()))
     kept = PrefixSettings(disk=1 << 30, folder=tmp_path)
     model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text("{}")
-    mx.save_safetensors(str(model / "model.safetensors"), {"a": mx.zeros(4)})
+    save_model(model, load().model)
 
     def load_there():
         loaded = load()
