@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k2mlx.cli.progress import Report
+from k2mlx.errors import ClusterError
 
 if TYPE_CHECKING:
     from k2mlx.generate import Engine
@@ -77,18 +78,27 @@ def engine(args: argparse.Namespace, path: Path, **options: Any) -> Generator[En
 
     group.on_stop(lambda: os.kill(os.getpid(), signal.SIGINT))
     on_signals(_interrupt if group.leads else group.ask_to_stop)
-    with group, Engine(lambda: _load(path, group), group=group, **options) as shared:
+    of_request: BaseException | None = None
+    try:
+        with group, Engine(lambda: _load(path, group), group=group, **options) as shared:
 
-        def fail(error: Exception) -> None:
-            shared.fail(error)
-            leave(error)
+            def fail(error: Exception) -> None:
+                shared.fail(error)
+                leave(error)
 
-        group.on_failure(fail)
-        if group.leads:
-            yield shared
-        else:
-            shared.follow()
-            yield None
+            group.on_failure(fail)
+            if not group.leads:
+                shared.follow()
+            try:
+                yield shared if group.leads else None
+            except ClusterError:
+                raise
+            except BaseException as error:  # not the group's, which ends in order
+                of_request = error
+    except ClusterError as error:  # the same that `fail` gets, who may be saying it by now
+        leave(error)
+    if of_request is not None:
+        raise of_request
 
 
 def _interrupt() -> None:

@@ -308,9 +308,7 @@ def open_channel(
         link = socket.create_connection((address, port), timeout)
         link.sendall(encode(Kind.HELLO, secret + _RANK.pack(rank) + name))
         link.settimeout(max(deadline - time.monotonic(), 0.1))
-        frame = receive(link)
-        if frame.kind is not Kind.WELCOME:
-            raise WireError(f"a message of kind {frame.kind.name}")
+        frame = receive(link, Kind.WELCOME)
         names = [part.decode(errors="replace") for part in unpack(frame.content)]
     except (OSError, EOFError, WireError) as error:
         raise ClusterError(
@@ -374,9 +372,9 @@ def _admit(
     """A stranger is sent away without a word."""
     try:
         link.settimeout(GREETING)
-        frame = receive(link)
+        frame = receive(link, Kind.HELLO)
         shown, rank = frame.content[:SECRET], _RANK.unpack_from(frame.content, SECRET)[0]
-        if frame.kind is Kind.HELLO and hmac.compare_digest(shown, secret) and 0 < rank < size:
+        if hmac.compare_digest(shown, secret) and 0 < rank < size:
             came.put((rank, frame.content[SECRET + _RANK.size :], link))
             return
     except (OSError, EOFError, WireError, struct.error):

@@ -16,7 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..config import ModelConfig
-from ..errors import ClusterError, ConfigError, PlanError
+from ..errors import ClusterError, ConfigError, K2Error, PlanError
 from ..model import Model
 from ..runner import Runner
 from .agreement import Agreement, Together
@@ -26,7 +26,9 @@ from .link import Link, LinkError, open_link
 from .pipeline import Pipeline, Wire
 from .split import Member, split_layers, this_member
 from .tensor import check_shares
+from .watchdog import watched
 
+FORMING = 60.0  # seconds for MLX to connect the ranks
 CONNECTING = 30.0  # seconds for all ranks to open the channel
 
 
@@ -76,13 +78,14 @@ class Group:
     def failed(self, error: BaseException) -> BaseException:
         """An error on this rank: the others are told, unless it is one of theirs that ours came
         from. Returns what the readers are to get."""
-        if isinstance(error, ClusterError):
-            return error
+        if self._channel.error is not None:
+            return self._channel.error
         if isinstance(error, LinkError) or "[ring]" in str(error) or "[jaccl]" in str(error):
             # A neighbour is gone: the channel is about to know which rank that is, and why.
             self._channel.failed.wait(SILENCE + 1)
-        else:
-            self._channel.fail(f"{type(error).__name__}: {error}")
+        if self._channel.error is None:
+            kind = "" if isinstance(error, K2Error) else f"{type(error).__name__}: "
+            self._channel.fail(f"{kind}{error}")
         return self._channel.error or error
 
 
@@ -141,10 +144,23 @@ def connect(
     """The ring of this process and the side channel, open; None if it is alone."""
     if not launched():
         return None
-    ring = mx.distributed.init(strict=True, backend=_backend())
-    if ring.size() == 1:
-        return None
-    channel = _open(ring)
+    with watched(FORMING, f"k2mlx: {_nobody(f'nothing for {FORMING:.0f} s')}"):
+        try:
+            ring = mx.distributed.init(strict=True, backend=_backend())
+            if ring.size() == 1:
+                return None
+            listener, port, secret = _meet(ring)
+        except RuntimeError as error:
+            raise ClusterError(_nobody(str(error))) from error
+    channel = open_channel(
+        ring.rank(),
+        ring.size(),
+        address=_address(0),
+        port=port,
+        secret=secret,
+        timeout=CONNECTING,
+        listener=listener,
+    )
     channel.on_report = on_report
     return ring, channel
 
@@ -168,16 +184,24 @@ def _address(rank: int, channel: Channel | None = None) -> str:
     return coordinator.rpartition(":")[0]
 
 
-def _open(ring: mx.distributed.Group) -> Channel:
-    """The side channel; rank 0's port and the secret that opens it are told over the ring."""
-    rank, size, address = ring.rank(), ring.size(), _address(0)
-    listener = Listener(address) if rank == 0 else None
+def _nobody(what: str) -> str:
+    """The line for a ring that does not form; got `what`."""
+    rank, hostfile = int(os.environ["MLX_RANK"]), os.environ.get("MLX_HOSTFILE")
+    hosts = json.loads(Path(hostfile).read_text()) if hostfile else []
+    near = dict.fromkeys((rank + step) % len(hosts) for step in (-1, 1)) if hosts else {}
+    wanted = " and ".join(f"rank {other} at {', '.join(hosts[other])}" for other in near)
+    return (
+        f"rank {rank} does not find the others: got {what}, wanted {wanted or 'all ranks'} to"
+        " answer; has each been started, or is a firewall in between? 'k2mlx cluster check' tells"
+    )
+
+
+def _meet(ring: mx.distributed.Group) -> tuple[Listener | None, int, bytes]:
+    """Rank 0's listener, its port and the secret that opens it, which are told over the ring."""
+    listener = Listener(_address(0)) if ring.rank() == 0 else None
     words = [0] * (SECRET + 1)
     if listener is not None:
         words = [listener.port, *secrets.token_bytes(SECRET)]
     summed = mx.distributed.all_sum(mx.array(words, mx.int32), group=ring, stream=mx.cpu)
     told: list[int] = summed.tolist()  # ty: ignore[invalid-assignment]
-    port, secret = told[0], bytes(told[1:])
-    return open_channel(
-        rank, size, listener=listener, address=address, port=port, secret=secret, timeout=CONNECTING
-    )
+    return listener, told[0], bytes(told[1:])

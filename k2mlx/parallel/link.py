@@ -165,8 +165,8 @@ def _awaited(door: socket.socket, left: int, secret: bytes, deadline: float) -> 
         connection, _ = door.accept()
         try:
             connection.settimeout(GREETING)
-            frame = receive(connection)
-            if frame.kind is Kind.HELLO and hmac.compare_digest(frame.content, wanted):
+            frame = receive(connection, Kind.HELLO)
+            if hmac.compare_digest(frame.content, wanted):
                 return connection
         except (OSError, EOFError, WireError):
             pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
@@ -48,7 +49,7 @@ def split_layers(
     sizes = kept_sizes(config)
     known = all(member.bandwidth for member in members)
     seats = [Seat(m.capacity, m.bandwidth if known else 1.0) for m in members]
-    held = {
+    held: dict[str, Any] = {
         "embed_bytes": sizes.embed_bytes,
         "head_bytes": sizes.head_bytes,
         "cache_bytes_per_layer": cache_bytes_per_layer(config, context),
@@ -58,7 +59,11 @@ def split_layers(
     if by_hand is not None:
         layers = check_split(by_hand, each, **held)
     else:
-        layers = place(each, layer_reads=sizes.layer_reads(config), **held)
+        reads = sizes.layer_reads(config)
+        try:
+            layers = place(each, layer_reads=reads, least=1, **held)
+        except PlanError:  # where it fits without some of them, say below which
+            layers = place(each, layer_reads=reads, **held)
     for rank, (member, mine) in enumerate(zip(members, layers, strict=True)):
         if not mine:
             raise PlanError(

@@ -63,8 +63,10 @@ def encode(kind: Kind, content: bytes = b"") -> bytes:
     return _HEAD.pack(MAGIC, VERSION, kind, len(content)) + content
 
 
-def receive(connection: socket.socket) -> Frame:
+def receive(connection: socket.socket, only: Kind | None = None) -> Frame:
     """The next frame; waits for it as long as the socket's timeout says.
+
+    only: the kind that may come; of another not even the content is read.
 
     Raises: WireError for anything else, EOFError where the connection ended, OSError.
     """
@@ -75,6 +77,8 @@ def receive(connection: socket.socket) -> Frame:
         raise WireError(f"it speaks version {version} of the side channel, this is {VERSION}")
     if kind not in LIMITS or length > LIMITS[Kind(kind)]:
         raise WireError(f"a message of kind {kind} with {length} bytes")
+    if only is not None and kind != only:
+        raise WireError(f"a message of kind {Kind(kind).name}, {only.name} was due")
     return Frame(Kind(kind), _exactly(connection, length))
 
 

@@ -36,18 +36,20 @@ def place(
     cache_bytes_per_layer: int,
     machines: Sequence[Seat],
     layer_reads: Sequence[int] | None = None,
+    least: int = 0,
 ) -> list[range]:
     """The layers of each machine: every layer on exactly one, in order, nobody over its memory.
 
     layer_reads: bytes that a token reads of each layer's weights, `layer_bytes` by default (the
-    head is read whole, and each layer's cache). A machine may get none, where there are more
-    machines than layers or it is too small for one. Exact: a dynamic program over (machine, layer).
+    head is read whole, and each layer's cache). least: layers that each machine gets; without one
+    it may get none, where it is too small or slow, or has the head. Exact: a dynamic program over
+    (machine, layer).
 
     Raises PlanError where it does not fit.
     """
     _check_seats(machines)
     task = _Task(layer_bytes, embed_bytes, head_bytes, cache_bytes_per_layer, machines, layer_reads)
-    slowest, _ = task.best(max, inf)
+    slowest, _ = task.best(max, inf, least)
     if slowest == inf:
         wanted = sum(layer_bytes) + embed_bytes + head_bytes
         wanted += cache_bytes_per_layer * len(layer_bytes)
@@ -57,7 +59,7 @@ def place(
             f"{wanted / 1e9:.1f} GB, {_machines(len(machines))} can hold {room / 1e9:.1f} GB in "
             "whole layers; wanted more memory, a smaller precision or a shorter context"
         )
-    return task.best(add, slowest * ROUNDING)[1]
+    return task.best(add, slowest * ROUNDING, least)[1]
 
 
 def fits(
@@ -146,10 +148,10 @@ class _Task:
         return read / self.machines[rank].bandwidth
 
     def best(
-        self, join: Callable[[float, float], float], limit: float
+        self, join: Callable[[float, float], float], limit: float, least: int
     ) -> tuple[float, list[range]]:
-        """The least join(stage, stage, ...) of all placements whose stages take at most `limit`;
-        infinite where there is none."""
+        """The least join(stage, stage, ...) of all placements whose stages take at most `limit`,
+        and have `least` layers or more; infinite where there is none."""
         # after[end] = least so far with layers [0, end) placed, and where each machine began.
         after: list[tuple[float, tuple[int, ...]]] = [(inf, ())] * (self.layers + 1)
         after[0] = (0.0, ())
@@ -157,7 +159,7 @@ class _Task:
             before, after = after, []
             for end in range(self.layers + 1):
                 found = (inf, ())
-                for begin in range(end + 1):
+                for begin in range(end + 1 - least):
                     time = self.time(rank, begin, end) if before[begin][0] < inf else inf
                     if time <= limit and time < inf:
                         total = join(before[begin][0], time)

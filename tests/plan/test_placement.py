@@ -76,19 +76,21 @@ def test_every_layer_lies_on_exactly_one_machine_and_nobody_is_over_its_memory(t
 def test_no_placement_is_faster(task, data):
     each, task = task
     reads = [data.draw(st.integers(0, size)) for size in each]
+    least = data.draw(st.integers(0, 2))
     possible = [
         placed
         for placed in every_placement(len(each), len(task["machines"]))
         if all(
             held(layers, each, task, rank) <= task["machines"][rank].capacity
+            and len(layers) >= least
             for rank, layers in enumerate(placed)
         )
     ]
     if not possible:
         with pytest.raises(PlanError, match="does not fit"):
-            place(each, layer_reads=reads, **task)
+            place(each, layer_reads=reads, least=least, **task)
         return
-    found = times(place(each, layer_reads=reads, **task), reads, task)
+    found = times(place(each, layer_reads=reads, least=least, **task), reads, task)
     slowest = min(max(times(placed, reads, task)) for placed in possible)
     assert max(found) == pytest.approx(slowest)
     fast = [t for t in (times(p, reads, task) for p in possible) if max(t) <= slowest * (1 + 1e-9)]

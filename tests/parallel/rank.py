@@ -1,0 +1,84 @@
+"""A rank that test_faults.py watches: the command line as it is, and marks of how far it is.
+
+python -m tests.parallel.rank FOLDER WORDS...     writes FOLDER/RANK.pid, RANK.code and RANK.err
+python -m tests.parallel.rank --inside FOLDER WORDS...     writes FOLDER/RANK.STAGE
+    WORDS may begin with --break RANK: a step of that rank fails
+
+The first starts the second, and writes down how it ended, which mlx.launch does not tell.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RANK = os.environ["MLX_RANK"]
+
+
+def outside(folder, words):
+    with (folder / f"{RANK}.err").open("wb") as errors:
+        rank = subprocess.Popen(
+            [sys.executable, "-m", "tests.parallel.rank", "--inside", folder, *words], stderr=errors
+        )
+    signal.signal(signal.SIGTERM, lambda number, _: rank.send_signal(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's reaches the rank itself
+    write(folder / f"{RANK}.pid", rank.pid)
+    code = rank.wait()
+    write(folder / f"{RANK}.code", f"{code} {time.time()}")
+    return 128 - code if code < 0 else code
+
+
+def inside(folder, words):
+    from k2mlx.cli import main, ranks
+    from k2mlx.parallel import group
+    from k2mlx.parallel.pipeline import Pipeline
+
+    after(group, "connect", folder / f"{RANK}.loading")
+    after(ranks, "_load", folder / f"{RANK}.idle")
+    after(Pipeline, "fill", folder / f"{RANK}.prefill")
+    after(Pipeline, "choose", folder / f"{RANK}.decode")
+    if words[0] == "--break":
+        if words[1] == RANK:
+            Pipeline.choose = broken(Pipeline.choose)
+        words = words[2:]
+    return main(words)
+
+
+def broken(choose):
+    """The tenth step fails."""
+    calls = []
+
+    def fails(*args):
+        calls.append(args)
+        if len(calls) == 10:
+            raise ValueError("no such luck")
+        return choose(*args)
+
+    return fails
+
+
+def after(owner, name, mark):
+    """Write the mark once the function has been called for the first time."""
+    call = getattr(owner, name)
+
+    def marked(*args, **options):
+        found = call(*args, **options)
+        if not mark.exists():
+            write(mark, os.getpid())
+        return found
+
+    setattr(owner, name, marked)
+
+
+def write(path, content):
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(str(content))
+    aside.rename(path)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--inside":
+        sys.exit(inside(Path(sys.argv[2]), sys.argv[3:]))
+    sys.exit(outside(Path(sys.argv[1]), sys.argv[2:]))
