@@ -13,7 +13,7 @@ import time
 import pytest
 
 from tests.cluster import hosts as stage
-from tests.cluster.hosts import ROOT, SSHD, hosts, launch, wait_until
+from tests.cluster.hosts import ROOT, hosts, launch, wait_until
 
 WHY_NOT = stage.missing()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
@@ -137,7 +137,7 @@ def test_a_host_has_its_own_name_home_and_network(two):
 def test_a_cable_is_pulled_and_a_host_killed_and_both_come_back(two):
     a, b = two
     b.cut()
-    with pytest.raises(AssertionError, match="No route to host|timed out"):
+    with pytest.raises(AssertionError, match=r"No route to host|timed out"):
         a.run("ssh", "-o", "ConnectTimeout=1", b.name, "true")
     b.mend()
     a.run("ssh", b.name, "true")
