@@ -24,6 +24,7 @@ COMMANDS = {
     "parse": ("k2mlx.cli.parse", "turn model output into events"),
     "eval": ("k2mlx.cli.eval", "measure a model on tool calls"),
     "bench": ("k2mlx.cli.bench", "measure speed and memory against mlx-lm"),
+    "cluster": ("k2mlx.cli.cluster", "run on several machines together"),
     "plan": ("k2mlx.cli.plan", "say what fits on which Macs, and how fast it can be"),
     "convert": ("k2mlx.cli.convert", "turn a checkpoint into the form in which it is to run"),
     "check": ("k2mlx.cli.check", "verify a model folder: shapes, index, hashes, values"),

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from k2mlx.generate import Engine
     from k2mlx.parallel.group import Group
 
-CONTEXT = 32768  # tokens that every rank must have room for, where the model's own is longer
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """--split and --parallel."""
@@ -58,7 +56,7 @@ def engine(args: argparse.Namespace, path: Path, **options: Any) -> Generator[En
     from k2mlx.generate.memory import free_memory
     from k2mlx.load import load
     from k2mlx.parallel.group import join
-    from k2mlx.parallel.split import parse_split
+    from k2mlx.parallel.split import CONTEXT, parse_split
 
     by_hand = parse_split(args.split) if args.split else None
     tensor, report = args.parallel == "tensor", Loading() if sys.stderr.isatty() else None

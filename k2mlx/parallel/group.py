@@ -90,7 +90,11 @@ class Group:
 
 
 def launched() -> bool:
-    """Whether mlx.launch started this process as one of several."""
+    """Whether mlx.launch started this process as one of several. For a single host it writes an
+    empty host file, which MLX takes for a broken one."""
+    hostfile = os.environ.get("MLX_HOSTFILE")
+    if hostfile is not None and not Path(hostfile).read_text().strip():
+        return False
     return "MLX_RANK" in os.environ
 
 

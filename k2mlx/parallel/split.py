@@ -15,6 +15,8 @@ from ..plan.machines import find_chip
 from ..plan.placement import Seat, check_split, place
 from ..plan.sizes import cache_bytes_per_layer, kept_sizes
 
+CONTEXT = 32768  # tokens that every rank must have room for, where the model's own is longer
+
 
 @dataclass(frozen=True)
 class Member:

@@ -1,0 +1,85 @@
+"""Run one command on several machines together, and keep it running.
+
+`run` starts the command on every host of the host file, by mlx.launch, and watches over it: the
+exit code is the ranks' own, Ctrl-C ends all of them in order, processes that stopped are ended on
+their hosts (asked to first), and when a rank was lost it starts again: on all hosts if they answer
+within --wait seconds, else on the rest, if that can hold the model. Conversations go on from the
+prefix cache on disk. The ring between the ranks is neither encrypted nor authenticated: use it only
+in a network that you trust.
+
+Example:
+  k2mlx cluster run --hostfile hosts.json -- chat --model ./kimi-k2-thinking
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """run."""
+    commands = parser.add_subparsers(dest="what", required=True, metavar="COMMAND")
+    run_ = commands.add_parser("run", help="run a command on all hosts, and keep it running")
+    _hostfile(run_)
+    add = run_.add_argument
+    add("--wait", type=float, default=60, metavar="S", help="for a lost host (%(default)s)")
+    add("--retries", type=int, default=3, metavar="N", help="starts after the first (%(default)s)")
+    add("--python", default=sys.executable, metavar="PATH", help="on all hosts (as here)")
+    add("--port", type=int, default=32323, metavar="N", help="first of the ring's (%(default)s)")
+    add(
+        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="such as: chat --model PATH"
+    )
+
+
+def _hostfile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hostfile", type=Path, default=Path("hosts.json"), metavar="PATH", help="(%(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code of what ran."""
+    return {"run": _run}[args.what](args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from k2mlx.cli import COMMANDS
+    from k2mlx.cluster.hostfile import read_hostfile
+    from k2mlx.cluster.supervise import Settings, model_of, supervise
+    from k2mlx.errors import RequestError
+
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        raise RequestError("cluster run: got no command, wanted one such as '-- chat --model PATH'")
+    if command[0] in COMMANDS:
+        command = ["python", "-m", "k2mlx", *command]
+    if command[0] in ("python", "python3"):
+        command[0] = args.python
+    hosts = read_hostfile(args.hostfile)
+    if silent := [host.ssh for host in hosts.hosts if not host.ips]:
+        raise RequestError(
+            f"{args.hostfile}: no addresses of {', '.join(silent)}; 'k2mlx cluster init' finds them"
+        )
+    stop = threading.Event()
+    signals: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        signals.append(number)
+        stop.set()
+
+    before = {s: signal.signal(s, end) for s in (signal.SIGTERM, signal.SIGINT)}
+    settings = Settings(args.python, model_of(command), args.wait, args.retries, args.port)
+    try:
+        code = supervise(hosts, command, settings, _say, stop)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + signals[0] if signals else code
+
+
+def _say(text: str) -> None:
+    print(f"k2mlx: {text}", file=sys.stderr, flush=True)
