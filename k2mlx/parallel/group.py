@@ -16,7 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..config import ModelConfig
-from ..errors import ClusterError, ConfigError, K2Error, PlanError
+from ..errors import ClusterError, K2Error
 from ..model import Model
 from ..runner import Runner
 from .agreement import Agreement, Together
@@ -126,6 +126,10 @@ def join(
         context = min(context, config.max_position_embeddings)
         mine = json.dumps(facts(path, this_member(capacity))).encode()
         everyone = [json.loads(content) for content in channel.gather(mine)]
+    except BaseException as error:  # of this rank alone, unless all know it already
+        channel.fail(f"{type(error).__name__}: {error}")
+        raise
+    try:
         check_facts(everyone)
         if tensor:
             check_shares(config, ring.size())
@@ -133,11 +137,8 @@ def join(
         else:
             members = [Member(**one["member"]) for one in everyone]
             layers = split_layers(config, members, context, by_hand)[ring.rank()]
-    except (ClusterError, ConfigError, PlanError):  # found on all ranks alike
+    except BaseException:  # found on all ranks alike
         channel.close()
-        raise
-    except BaseException as error:
-        channel.fail(f"{type(error).__name__}: {error}")
         raise
     return Group(ring, channel, layers, tensor)
 

@@ -2,7 +2,7 @@
 
 python -m tests.parallel.rank FOLDER WORDS...     writes FOLDER/RANK.pid, RANK.code and RANK.err
 python -m tests.parallel.rank --inside FOLDER WORDS...     writes FOLDER/RANK.STAGE
-    WORDS may begin with --break RANK: a step of that rank fails
+    WORDS may begin with --break RANK, a step of that rank fails, or --no-config RANK
 
 The first starts the second, and writes down how it ended, which mlx.launch does not tell.
 """
@@ -40,11 +40,19 @@ def inside(folder, words):
     after(ranks, "_load", folder / f"{RANK}.idle")
     after(Pipeline, "fill", folder / f"{RANK}.prefill")
     after(Pipeline, "choose", folder / f"{RANK}.decode")
-    if words[0] == "--break":
-        if words[1] == RANK:
+    if words[0] in ("--break", "--no-config"):
+        how, whose, *words = words
+        if whose == RANK and how == "--break":
             Pipeline.choose = broken(Pipeline.choose)
-        words = words[2:]
+        elif whose == RANK:
+            group.ModelConfig.load = no_config
     return main(words)
+
+
+def no_config(path):
+    from k2mlx.errors import ConfigError
+
+    raise ConfigError("no such luck")
 
 
 def broken(choose):

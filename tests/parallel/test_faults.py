@@ -187,6 +187,21 @@ def test_a_rank_that_cannot_load_ends_all_with_its_reason(tmp_path, size):
             assert "layers.5.input_layernorm.weight holds NaN" in lines[0]
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_cannot_even_read_its_config_ends_all(tmp_path, victim):
+    """The others wait for what it has to say of itself."""
+    words = ("generate", "--prompt", "hello", "--model", NANO)
+    with launched(tmp_path, 2, "--no-config", str(victim), *words) as ranks:
+        for rank in (0, 1):
+            code, _, lines = ranks.ended(rank, 40)
+            assert code not in (0, -signal.SIGKILL), ranks.everything()
+            # mlx.launch may end a rank before it is told
+            assert len(lines) == 1 or (rank != victim and code == -signal.SIGTERM), lines
+            if lines:
+                assert "no such luck" in lines[0]
+                assert lines[0].startswith(f"k2mlx: rank {victim}") or rank == victim, lines
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_an_error_in_a_step_ends_all_with_it(tmp_path, size):
     """In the forward of a random rank, while all of them compute."""
