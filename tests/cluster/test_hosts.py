@@ -209,7 +209,8 @@ def test_the_page_is_on_the_first_host_and_answers(two):
         pids = [running.pid(rank) for rank in (0, 1)]
         assert len({network(host, pid) for host, pid in zip(two, pids, strict=True)}) == 2
         url = "http://127.0.0.1:7860"
-        wait_until(lambda: "7860" in a.run("cat", running.folder / "output").stdout, 30, running)
+        output = running.folder / "output"
+        wait_until(lambda: f"Ready: {url}" in output.read_text(), 30, running)
         visited = a.run(sys.executable, "-m", "tests.cluster.visitor", url, "What is 12 times 7?")
         assert "The answer is 84." in visited.stdout.splitlines()[-1]
         with pytest.raises(AssertionError, match="Connection refused"):
