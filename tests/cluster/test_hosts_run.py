@@ -47,9 +47,8 @@ class Supervised:
         """What the page says, and the tokens for it that were read from disk."""
         program = (sys.executable, "-m", "tests.cluster.visitor", URL, QUESTION)
         told = self.hosts[0].run(*program).stdout.splitlines()[-1]
-        answer, cost = re.search(r'"role": "assistant".*?"text": "(.*?)k2-cost(.*?)</div>', told)[
-            1, 2
-        ]
+        said = re.search(r'"role": "assistant".*?"text": "(.*?)k2-cost(.*?)</div>', told)
+        answer, cost = said.groups()
         found = re.search(r"\((\d+) on disk\)", cost)
         return answer, int(found[1]) if found else 0
 
