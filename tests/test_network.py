@@ -96,13 +96,13 @@ def log(environment):
 
 
 def test_only_the_hub_package_knows_networks():
-    """And the ranks' own connections, which are plain sockets among them."""
+    """And what connects ranks, and measures between hosts: plain sockets among them."""
     knows: dict[str, set[str]] = {}
     for path in MODULES:
         if used := imported(path) & NETWORK:
             knows.setdefault(path.parent.relative_to(PACKAGE).as_posix(), set()).update(used)
-    assert knows.keys() == {"hub", "parallel"}
-    assert knows["parallel"] == {"socket"}
+    assert knows.keys() == {"hub", "parallel", "cluster"}
+    assert knows["parallel"] == knows["cluster"] == {"socket"}
 
 
 def test_only_pull_uses_the_part_that_fetches():

@@ -1,4 +1,9 @@
-"""Run one command on several machines together, and keep it running.
+"""Make several machines one: find their addresses, check them, run a command on all.
+
+`init` asks each host by ssh for its networks and writes the host file: Thunderbolt or another cable
+in a network that all are in, else Wi-Fi, never a VPN. (RDMA devices, for the backend jaccl, are
+found by mlx.distributed_config, whose files do here too.) `check` visits every host and prints what
+is there and what is wrong: versions, memory, the model, round trip and bandwidth to the neighbours.
 
 `run` starts the command on every host of the host file, by mlx.launch, and watches over it: the
 exit code is the ranks' own, Ctrl-C ends all of them in order, processes that stopped are ended on
@@ -8,6 +13,8 @@ prefix cache on disk. The ring between the ranks is neither encrypted nor authen
 in a network that you trust.
 
 Example:
+  k2mlx cluster init studio1.local studio2.local
+  k2mlx cluster check --model ./kimi-k2-thinking
   k2mlx cluster run --hostfile hosts.json -- chat --model ./kimi-k2-thinking
 """
 
@@ -21,8 +28,17 @@ from pathlib import Path
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """run."""
+    """init, check, run."""
     commands = parser.add_subparsers(dest="what", required=True, metavar="COMMAND")
+    init = commands.add_parser("init", help="write the host file")
+    init.add_argument("hosts", nargs="+", metavar="HOST", help="as for ssh; rank 0 first")
+    init.add_argument("--out", type=Path, default=Path("hosts.json"), metavar="PATH")
+    init.add_argument("--force", action="store_true", help="replace a host file that differs")
+    check = commands.add_parser("check", help="visit every host, and say what is wrong")
+    _hostfile(check)
+    check.add_argument("--model", metavar="MODEL", help="folder or name, as on the hosts")
+    check.add_argument("--python", default=sys.executable, metavar="PATH", help="(as here)")
+    check.add_argument("--json", action="store_true", help="one object a host")
     run_ = commands.add_parser("run", help="run a command on all hosts, and keep it running")
     _hostfile(run_)
     add = run_.add_argument
@@ -42,8 +58,40 @@ def _hostfile(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code of what ran."""
-    return {"run": _run}[args.what](args)
+    """For `run` the exit code of what ran; 1 where `check` finds something wrong."""
+    return {"init": _init, "check": _check, "run": _run}[args.what](args)
+
+
+def _init(args: argparse.Namespace) -> int:
+    from k2mlx.cluster.hostfile import write_hostfile
+    from k2mlx.cluster.setup import find
+
+    hostfile, lines = find(args.hosts)
+    write_hostfile(args.out, hostfile, args.force)
+    for line in lines:
+        print(line)
+    print(f"{args.out} is written; 'k2mlx cluster check --hostfile {args.out}' checks it")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    import json
+
+    from k2mlx.cluster.check import check, notes, table
+    from k2mlx.cluster.hostfile import read_hostfile
+    from k2mlx.plan.table import aligned
+
+    visits = check(read_hostfile(args.hostfile), args.python, args.model)
+    problems = [problem for visit in visits for problem in visit.problems]
+    if args.json:
+        for visit in visits:
+            known = {"host": visit.host.ssh, "right": visit.right, "problems": visit.problems}
+            print(json.dumps(known | visit.said))
+    else:
+        print("\n".join([*aligned(table(visits)), *notes(visits)]))
+        for problem in problems:
+            print(f"wrong: {problem}")
+    return 1 if problems else 0
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -153,7 +153,10 @@ class Channel:
         """Leave. From rank 0 it is a goodbye to all, after everything that it told."""
         self._leaving.set()
         for link in self._links.values():
-            link.leave()
+            link.say_goodbye()
+        deadline = time.monotonic() + LEAVING
+        for link in self._links.values():
+            link.end(deadline)
 
     # Called on the channel's threads.
 
@@ -232,7 +235,10 @@ class _Link:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sender = threading.Thread(target=self._send_all, name="k2mlx sender", daemon=True)
         self._sender.start()
-        threading.Thread(target=self._receive_all, name="k2mlx receiver", daemon=True).start()
+        self._receiver = threading.Thread(
+            target=self._receive_all, name="k2mlx receiver", daemon=True
+        )
+        self._receiver.start()
 
     def send(self, frame: bytes) -> None:
         """Now, where the connection takes it, for waking the sender would take longer; else when it
@@ -253,11 +259,18 @@ class _Link:
         except OSError:  # it would wait; or has ended, of which the receiver tells
             return 0
 
-    def leave(self) -> None:
-        """Say goodbye after all that waits, and close."""
+    def say_goodbye(self) -> None:
+        """After all that waits."""
         self._out.put(encode(Kind.BYE))
         self._out.put(None)
-        self._sender.join(LEAVING)
+
+    def end(self, deadline: float) -> None:
+        """Close, once the other has heard the goodbye: closing while something of the other's is
+        unread would take back what is on its way to it."""
+        self._sender.join(max(deadline - time.monotonic(), 0))
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+        self._receiver.join(max(deadline - time.monotonic(), 0))
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
@@ -283,6 +296,8 @@ class _Link:
             why = f"its connection ended ({error})"
         if not self.left:
             self._channel.lost(self._other, why)
+        with suppress(OSError):  # there is nothing left to say, and the other may wait to hear that
+            self._connection.shutdown(socket.SHUT_WR)
 
 
 def open_channel(

@@ -16,26 +16,7 @@ from k2mlx.cluster.supervise import Settings, model_of, supervise
 from k2mlx.home import home_path
 from tests.test_house import ROOT
 
-SSH = """#!/bin/sh
-# As ssh, but it runs the command here; a host is down while there is a file for it.
-while [ "${1#-}" != "$1" ]; do [ "$1" = -o ] && shift; shift; done
-[ -e "$DOWN/$1.down" ] && { echo "connect to host $1: No route to host" >&2; exit 255; }
-shift
-exec bash -c "$*"
-"""
-
-
-@pytest.fixture(autouse=True)
-def places(tmp_path, monkeypatch):
-    monkeypatch.setenv("K2MLX_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("DOWN", str(tmp_path))
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, text in {"ssh": SSH, "stty": "#!/bin/sh"}.items():  # there is no terminal
-        (programs / name).write_text(text + "\n")
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+pytestmark = pytest.mark.usefixtures("ssh")
 
 
 class Supervised:

@@ -82,13 +82,26 @@ def goodbye(channel):
         channel.close()
         return
     heard = []
-    time.sleep(0.3)  # more waits than a buffer holds
     try:
         while True:
             heard.append(int.from_bytes(channel.hear()[:4], "little"))
     except Closed:
         say(closed=heard == list(range(3000)))
     channel.close()
+
+
+def slow_goodbye(channel):
+    """The others read slowly and beat often: much is on its way when rank 0 closes, and it has not
+    read all that they sent."""
+    goodbye(channel)
+
+
+def slowed(receive):
+    def slow(connection, *only):
+        time.sleep(0.0002)
+        return receive(connection, *only)
+
+    return slow
 
 
 def fail(channel):
@@ -110,6 +123,8 @@ def main():
     rank, size, port = (int(word) for word in sys.argv[1:4])
     secret, silence, timeout = bytes.fromhex(sys.argv[4]), float(sys.argv[5]), float(sys.argv[6])
     module.SILENCE, module.BEAT = silence, silence / BEATS
+    if sys.argv[7] == "slow_goodbye" and rank:
+        module.BEAT, module.receive = 0.002, slowed(module.receive)
     platform.node = lambda: f"host{rank}"
     listener = None
     if rank == 0:

@@ -36,8 +36,8 @@ def inside(folder, words):
     from k2mlx.parallel import group
     from k2mlx.parallel.pipeline import Pipeline
 
-    after(group, "connect", folder / f"{RANK}.loading")
-    after(ranks, "_load", folder / f"{RANK}.idle")
+    after(group, "connect", folder / f"{RANK}.joining")
+    ranks._load = marked(ranks._load, folder / f"{RANK}.loading", folder / f"{RANK}.idle")
     after(Pipeline, "fill", folder / f"{RANK}.prefill")
     after(Pipeline, "choose", folder / f"{RANK}.decode")
     if words[0] in ("--break", "--no-config"):
@@ -69,16 +69,21 @@ def broken(choose):
 
 
 def after(owner, name, mark):
-    """Write the mark once the function has been called for the first time."""
-    call = getattr(owner, name)
+    setattr(owner, name, marked(getattr(owner, name), None, mark))
 
-    def marked(*args, **options):
+
+def marked(call, before, after):
+    """The function; writes the marks when it is first called, and has first ended."""
+
+    def calls(*args, **options):
+        if before is not None and not before.exists():
+            write(before, os.getpid())
         found = call(*args, **options)
-        if not mark.exists():
-            write(mark, os.getpid())
+        if not after.exists():
+            write(after, os.getpid())
         return found
 
-    setattr(owner, name, marked)
+    return calls
 
 
 def write(path, content):

@@ -224,8 +224,9 @@ def flooded():
             one.end()
 
 
-def test_the_end_is_heard_after_all_that_was_told():
-    with ranks(3, "goodbye") as started:
+@pytest.mark.parametrize("job", ["goodbye", "slow_goodbye"])
+def test_the_end_is_heard_after_all_that_was_told(job):
+    with ranks(3, job) as started:
         for one in started[1:]:
             assert one.heard("closed") is True
         for one in started:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 LAUNCH = Path(sys.executable).with_name("mlx.launch")
 HOST = platform.node()
 NANO = str(ROOT / "models" / "k2-nano")
-STAGES = ("loading", "prefill", "decode", "idle")
+STAGES = ("joining", "loading", "prefill", "decode", "idle")
 WITHIN = 10.0  # seconds, the issue's
 # Long enough that no moment of it is the end: a prompt of several chunks, and an answer.
 GENERATE = ("generate", "--raw", "--prompt", "one two three four " * 200, "--max-tokens", "800")
@@ -110,7 +110,7 @@ def fault(folder, size, number, stage, seed):
     words = chat() if stage == "idle" else (*GENERATE, "--model", NANO)
     with launched(folder, size, *words) as ranks:
         for rank in range(size):  # a rank that comes later is not of the group yet
-            ranks.read(rank, "loading")
+            ranks.read(rank, "joining")
         ranks.read(victim, stage)
         time.sleep(rng.uniform(0, 0.6 if stage == "decode" else 0.1))
         since = time.time()
@@ -120,6 +120,8 @@ def fault(folder, size, number, stage, seed):
         for code, when, lines in found:
             assert when - since < WITHIN, ranks.everything()
             assert code not in (0, -signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT), code
+            if stage == "joining" and code == -signal.SIGTERM:
+                continue  # mlx.launch was faster, and there was nothing to drain
             words = f"k2mlx: rank {victim} ({HOST}) was lost: {told[number]}"
             assert len(lines) == 1 and lines[0].startswith(words), ranks.everything()
         if number == signal.SIGSTOP:
@@ -173,8 +175,7 @@ def damaged(folder):
     return folder
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_a_rank_that_cannot_load_ends_all_with_its_reason(tmp_path, size):
+def test_a_rank_that_cannot_load_ends_all_with_its_reason(tmp_path, size=3):
     model = damaged(tmp_path / "model")
     out = tmp_path / "ranks"
     out.mkdir()
@@ -202,10 +203,12 @@ def test_a_rank_that_cannot_even_read_its_config_ends_all(tmp_path, victim):
                 assert lines[0].startswith(f"k2mlx: rank {victim}") or rank == victim, lines
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_an_error_in_a_step_ends_all_with_it(tmp_path, size):
-    """In the forward of a random rank, while all of them compute."""
-    victim = random.Random(size).randrange(size)
+@pytest.mark.parametrize(
+    ("size", "victim"),
+    [(2, 1), *(pytest.param(3, victim, marks=pytest.mark.slow) for victim in range(3))],
+)
+def test_an_error_in_a_step_ends_all_with_it(tmp_path, size, victim):
+    """In the forward of one rank, while all of them compute."""
     with launched(tmp_path, size, "--break", str(victim), *GENERATE, "--model", NANO) as ranks:
         for rank in range(size):
             code, _, lines = ranks.ended(rank, 40)
@@ -244,7 +247,7 @@ def in_order(folder, whom, stage):
             assert lines == [], lines
 
 
-ENDS = [(whom, stage) for whom in ("rank 0", "rank 1", "Ctrl-C") for stage in STAGES]
+ENDS = [(whom, stage) for whom in ("rank 0", "rank 1", "Ctrl-C") for stage in STAGES[1:]]
 ENDS_IN_CI = [("rank 0", "decode"), ("rank 1", "idle"), ("rank 1", "loading"), ("Ctrl-C", "decode")]
 
 
