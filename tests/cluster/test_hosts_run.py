@@ -74,7 +74,7 @@ def supervised(count, wait="60"):
             running.process.wait()
 
 
-@pytest.mark.parametrize("kind", ["kill", "cut"])
+@pytest.mark.parametrize("kind", ["kill", pytest.param("cut", marks=pytest.mark.slow)])
 def test_it_starts_again_when_a_host_is_back_and_reads_what_was_said(kind):
     with supervised(2) as running:
         a, b = running.hosts
@@ -101,6 +101,7 @@ def test_it_starts_again_when_a_host_is_back_and_reads_what_was_said(kind):
         wait_until(lambda: running.ranks() == [[], []], 5, running)
 
 
+@pytest.mark.slow
 def test_it_goes_on_without_a_host_that_stays_away():
     with supervised(2, "3") as running:
         a, b = running.hosts
