@@ -1,5 +1,8 @@
 """Run one command on several machines together, and keep it running.
 
+`init` asks the hosts for their addresses over ssh and writes the host file, with those of the
+fastest cable in a subnet that all are in: Thunderbolt before Ethernet before Wi-Fi, never a VPN. It
+says which it took; the order of the hosts is that of the ranks.
 `run` starts the command on every host of the host file, by mlx.launch, and watches over it: the
 exit code is the ranks' own, Ctrl-C ends all of them in order, processes that stopped are ended on
 their hosts (asked to first), and when a rank was lost it starts again: on all hosts if they answer
@@ -8,6 +11,7 @@ prefix cache on disk. The ring between the ranks is neither encrypted nor authen
 in a network that you trust.
 
 Example:
+  k2mlx cluster init studio1 studio2
   k2mlx cluster run --hostfile hosts.json -- chat --model ./kimi-k2-thinking
 """
 
@@ -21,8 +25,14 @@ from pathlib import Path
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """run."""
+    """init, run."""
     commands = parser.add_subparsers(dest="what", required=True, metavar="COMMAND")
+    init = commands.add_parser("init", help="ask hosts for their addresses; write the host file")
+    add = init.add_argument
+    add("hosts", nargs="+", metavar="HOST", help="as ssh knows it; 127.0.0.1 is this machine")
+    add("--out", type=Path, default=Path("hosts.json"), metavar="PATH", help="(%(default)s)")
+    add("--backend", choices=["ring", "jaccl"], default="ring", help="jaccl: RDMA (%(default)s)")
+    add("--force", action="store_true", help="replace a file that says something else")
     run_ = commands.add_parser("run", help="run a command on all hosts, and keep it running")
     _hostfile(run_)
     add = run_.add_argument
@@ -42,8 +52,19 @@ def _hostfile(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code of what ran."""
-    return {"run": _run}[args.what](args)
+    """The exit code: for `run`, of what ran."""
+    return {"init": _init, "run": _run}[args.what](args)
+
+
+def _init(args: argparse.Namespace) -> int:
+    from k2mlx.cluster.hostfile import write_hostfile
+    from k2mlx.cluster.survey import make_hostfile
+
+    hostfile, lines = make_hostfile(args.hosts, args.backend)
+    print("\n".join(lines))
+    write_hostfile(args.out, hostfile, args.force)
+    print(f"wrote {args.out}; next: k2mlx cluster check --hostfile {args.out}")
+    return 0
 
 
 def _run(args: argparse.Namespace) -> int:
