@@ -27,7 +27,7 @@ if [ "$(uname -s)" = Darwin ]; then
   echo "== cores"; system_profiler SPDisplaysDataType 2>/dev/null | grep 'Number of Cores'
   echo "== thunderbolt"; system_profiler SPThunderboltDataType -json 2>/dev/null
 else
-  echo "== interfaces"; ip -j -4 addr
+  echo "== interfaces"; ip -j addr
   echo "== speeds"
   for d in /sys/class/net/*; do echo "${d##*/} $(cat "$d/speed" 2>/dev/null)"; done
   echo "== wireless"; for d in /sys/class/net/*/wireless; do d=${d%/wireless}; echo "${d##*/}"; done

@@ -1,6 +1,9 @@
 """Which addresses are chosen, from random ones and from what commands print."""
 
 import json
+import os
+import re
+import shutil
 import subprocess
 from ipaddress import IPv4Interface, IPv4Network
 
@@ -18,6 +21,7 @@ from k2mlx.cluster.interfaces import (
     from_mac,
     reason,
 )
+from k2mlx.cluster.survey import survey
 from k2mlx.errors import ClusterError
 from tests.cluster.macs import SAMPLES
 
@@ -192,14 +196,20 @@ def test_linux_interfaces_are_read(made, kind):
     assert from_linux(json.dumps([made | {"flags": ["BROADCAST"]}])) == []
 
 
-def test_what_this_machine_prints_is_read():
-    try:
-        done = subprocess.run(["ip", "-j", "-4", "addr"], capture_output=True, text=True)
-    except FileNotFoundError:
+def test_what_this_machine_says_is_read():
+    if shutil.which("ip") is None:
         pytest.skip("no ip (package iproute2)")
-    found = from_linux(done.stdout)
-    assert all(i.kind == Kind.VIRTUAL for i in found if i.address.ip.is_loopback)
-    assert "127.0.0.1" in {str(i.address.ip) for i in found}
+    found = survey("127.0.0.1")
+    addresses = {str(i.address.ip): i.kind for i in found.interfaces}
+    assert addresses.pop("127.0.0.1") == Kind.VIRTUAL
+    links = json.loads(subprocess.check_output(["ip", "-j", "link"]))
+    plain = {x["ifname"] for x in links if re.fullmatch(r"(eth|en[ops])\d\w*", x["ifname"])}
+    assert all(
+        (i.kind == Kind.ETHERNET) or i.address.ip in SHARED
+        for i in found.interfaces
+        if i.name in plain
+    )
+    assert found.memory == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @given(st.integers(0, SHARED.num_addresses - 1), st.sampled_from(["eth0", "thunderbolt0"]))
