@@ -3,6 +3,10 @@
 `init` asks the hosts for their addresses over ssh and writes the host file, with those of the
 fastest cable in a subnet that all are in: Thunderbolt before Ethernet before Wi-Fi, never a VPN. It
 says which it took; the order of the hosts is that of the ranks.
+
+`check` visits every host of the host file over ssh and prints a table: versions, free memory, the
+model, the time and rate from each host to the next, and what of macOS is in the way. What is wrong
+is said in one line each, with what to do; the exit code is 1 then.
 `run` starts the command on every host of the host file, by mlx.launch, and watches over it: the
 exit code is the ranks' own, Ctrl-C ends all of them in order, processes that stopped are ended on
 their hosts (asked to first), and when a rank was lost it starts again: on all hosts if they answer
@@ -12,6 +16,7 @@ in a network that you trust.
 
 Example:
   k2mlx cluster init studio1 studio2
+  k2mlx cluster check --model ./kimi-k2-thinking
   k2mlx cluster run --hostfile hosts.json -- chat --model ./kimi-k2-thinking
 """
 
@@ -25,7 +30,7 @@ from pathlib import Path
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """init, run."""
+    """init, check, run."""
     commands = parser.add_subparsers(dest="what", required=True, metavar="COMMAND")
     init = commands.add_parser("init", help="ask hosts for their addresses; write the host file")
     add = init.add_argument
@@ -33,12 +38,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("hosts.json"), metavar="PATH", help="(%(default)s)")
     add("--backend", choices=["ring", "jaccl"], default="ring", help="jaccl: RDMA (%(default)s)")
     add("--force", action="store_true", help="replace a file that says something else")
+    check = commands.add_parser("check", help="visit every host; say what is wrong, and what to do")
+    _hostfile(check)
+    check.add_argument("--model", metavar="PATH", help="look for it too, and whether it fits")
+    check.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _python(check)
     run_ = commands.add_parser("run", help="run a command on all hosts, and keep it running")
     _hostfile(run_)
     add = run_.add_argument
     add("--wait", type=float, default=60, metavar="S", help="for a lost host (%(default)s)")
     add("--retries", type=int, default=3, metavar="N", help="starts after the first (%(default)s)")
-    add("--python", default=sys.executable, metavar="PATH", help="on all hosts (as here)")
+    _python(run_)
     add("--port", type=int, default=32323, metavar="N", help="first of the ring's (%(default)s)")
     add(
         "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="such as: chat --model PATH"
@@ -51,9 +61,15 @@ def _hostfile(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _python(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--python", default=sys.executable, metavar="PATH", help="on all hosts (as here)"
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """The exit code: for `run`, of what ran."""
-    return {"init": _init, "run": _run}[args.what](args)
+    return {"init": _init, "check": _check, "run": _run}[args.what](args)
 
 
 def _init(args: argparse.Namespace) -> int:
@@ -65,6 +81,18 @@ def _init(args: argparse.Namespace) -> int:
     write_hostfile(args.out, hostfile, args.force)
     print(f"wrote {args.out}; next: k2mlx cluster check --hostfile {args.out}")
     return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from k2mlx.cluster.check import check
+    from k2mlx.cluster.hostfile import read_hostfile
+
+    model = args.model
+    if model is not None and Path(model).expanduser().is_dir():
+        model = str(Path(model).expanduser().absolute())  # ssh starts in another folder
+    report = check(read_hostfile(args.hostfile), model, args.python)
+    print(report.to_json() if args.json else report)
+    return 1 if report.problems else 0
 
 
 def _run(args: argparse.Namespace) -> int:
