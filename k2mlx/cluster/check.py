@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from ..errors import ClusterError
@@ -94,12 +95,24 @@ def measure(one: Host, other: Host, python: str) -> Link:
         return Link(one.ssh, other.ssh, error=str(error))
     finally:
         patience.cancel()
-        listener.kill()
-        listener.communicate()
+        _end(listener)
     if "round_trip" not in found:
         why = found.get("error") or _last(done.err) or f"exit code {done.code}"
         return Link(one.ssh, other.ssh, error=why, name=found.get("name", ""))
     return Link(one.ssh, other.ssh, found["round_trip"], found["bandwidth"])
+
+
+def _end(listener: subprocess.Popen[str]) -> None:
+    """By the end of its input, which ssh passes on; ssh itself is killed if it stays."""
+    assert listener.stdin is not None and listener.stdout is not None
+    with suppress(BrokenPipeError):
+        listener.stdin.close()
+    try:
+        listener.wait(2.0)
+    except subprocess.TimeoutExpired:
+        listener.kill()
+        listener.wait()
+    listener.stdout.close()
 
 
 def _fits(visits: Sequence[Visit], model: str, python: str) -> str:

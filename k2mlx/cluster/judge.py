@@ -74,7 +74,7 @@ class Report:
 def judge(
     hostfile: HostFile, visits: Sequence[Visit], links: Sequence[Link], fit: str = ""
 ) -> Report:
-    """visits: in the order of the ranks. fit: why the model does not fit on them, if it does not."""
+    """visits: in the order of the ranks. fit: why the model does not fit there, if it does not."""
     report = Report([_row(visit, links) for visit in visits], list(links))
     add, note = report.problems.append, report.notes.append
     for visit in visits:

@@ -4,7 +4,7 @@
     python -m k2mlx.cluster.probe connect OWN ADDRESS PORT     prints JSON
 
 Both read a secret from standard input (an argument could be seen by other users) and end after
-ALARM seconds. The listener serves only who proves that it knows the secret. Not run on a Mac.
+ALARM seconds, the listener also when its standard input does: nobody asks any more. It serves only who proves that it knows the secret. Not run on a Mac.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from __future__ import annotations
 import errno
 import hmac
 import json
+import os
 import secrets
 import signal
 import socket
 import statistics
 import sys
+import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 ALARM = 30  # seconds until either ends, whatever happens
@@ -34,6 +37,7 @@ def main(argv: list[str]) -> int:
     try:
         match argv:
             case ["listen", address] if secret:
+                threading.Thread(target=_end_with_input, daemon=True).start()
                 listen(address, secret)
             case ["connect", own, address, port] if secret:
                 print(json.dumps(connect(own, address, int(port), secret)))
@@ -82,6 +86,13 @@ def connect(own: str, address: str, port: int, secret: bytes) -> dict[str, Any]:
             "round_trip": statistics.median(times),
             "bandwidth": count / (time.perf_counter() - start),
         }
+
+
+def _end_with_input() -> None:
+    with suppress(OSError):
+        while os.read(sys.stdin.fileno(), 1 << 10):
+            pass
+    os._exit(1)
 
 
 def _knows(connection: socket.socket, secret: bytes) -> bool:
