@@ -16,6 +16,7 @@ from .hostfile import Host, HostFile
 from .judge import Link, Report, Visit, judge
 from .remote import ANSWER, Remote, Unreachable
 
+TOLD = {"system", "free", "model", "error", "firewall", "rdma", "facts"}
 VISIT = 90.0  # seconds: MLX is imported there, and files of a model are read
 
 
@@ -45,7 +46,7 @@ def visit_host(name: str, model: str | None, python: str) -> tuple[dict[str, Any
         return None, str(error)
     try:
         told = json.loads(_last(done.out))
-        if done.code == 0 and isinstance(told, dict):
+        if done.code == 0 and isinstance(told, dict) and told.keys() >= TOLD:
             return told, ""
     except ValueError:
         pass

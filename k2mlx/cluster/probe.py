@@ -4,7 +4,8 @@
     python -m k2mlx.cluster.probe connect OWN ADDRESS PORT     prints JSON
 
 Both read a secret from standard input (an argument could be seen by other users) and end after
-ALARM seconds, the listener also when its standard input does: nobody asks any more. It serves only who proves that it knows the secret. Not run on a Mac.
+ALARM seconds, the listener also when its input does: nobody asks any more. It serves only who
+proves that it knows the secret. Not run on a Mac.
 """
 
 from __future__ import annotations
