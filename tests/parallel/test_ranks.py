@@ -115,5 +115,7 @@ def test_all_ranks_loading_is_one_line(monkeypatch):
     """mlx.launch tells the size of its terminal, which it keeps to itself."""
     monkeypatch.setenv("COLUMNS", "100")
     everything = launch(2, *GENERATE, "--max-tokens", "2")[1]
-    (line,) = [line for line in everything.split("\n") if "loading" in line]
-    assert "32.7 MB of 32.7 MB" in line
+    shown = [line for line in everything.splitlines() if line.startswith("loading")]
+    assert shown, everything
+    assert all(" of 32.7 MB, " in line for line in shown), shown  # both ranks' from the first on
+    assert [line.startswith("loading 32.7 MB") for line in shown].index(True) == len(shown) - 1
