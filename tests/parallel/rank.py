@@ -23,7 +23,8 @@ def outside(folder, words):
             [sys.executable, "-m", "tests.parallel.rank", "--inside", folder, *words], stderr=errors
         )
     signal.signal(signal.SIGTERM, lambda number, _: rank.send_signal(number))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's reaches the rank itself
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's reach the rank itself
+        signal.signal(number, signal.SIG_IGN)
     write(folder / f"{RANK}.pid", rank.pid)
     code = rank.wait()
     write(folder / f"{RANK}.code", f"{code} {time.time()}")

@@ -1,0 +1,106 @@
+"""`k2mlx cluster run` on hosts that are killed and cut off: it starts again, and talks go on."""
+
+import json
+import re
+import signal
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from tests.cluster import hosts as stage
+from tests.cluster.hosts import ROOT, hosts, wait_until
+
+WHY_NOT = stage.missing()
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+
+URL = "http://127.0.0.1:7860"
+PAGE = ("chat", "--model", str(ROOT / "models" / "k2-nano"), "--no-browser", "--port", "7860")
+
+
+class Supervised:
+    """`cluster run` on the first host, with a chat page."""
+
+    def __init__(self, made, wait):
+        self.hosts, self._log = made, made[0].shared / "log"
+        hostfile = made[0].shared / "hosts.json"
+        entries = [{"ssh": host.name, "ips": [host.address]} for host in made]
+        hostfile.write_text(json.dumps({"hosts": entries}))
+        words = ("cluster", "run", "--hostfile", hostfile, "--wait", wait, "--", *PAGE)
+        with self._log.open("wb") as log:
+            self.process = made[0].start(
+                sys.executable, "-m", "k2mlx", *words, stdout=log, stderr=log
+            )
+
+    @property
+    def log(self):
+        return self._log.read_text()
+
+    def serves(self, times, within):
+        """Wait until the page has been ready this often."""
+        wait_until(lambda: self.log.count(f"Ready: {URL}") == times, within, self)
+
+    def ask(self):
+        """The tokens that were read from disk for an answer, which is right."""
+        program = (sys.executable, "-m", "tests.cluster.visitor", URL, "What is 12 times 7?")
+        told = self.hosts[0].run(*program).stdout.splitlines()[-1]
+        assert "The answer is 84." in told
+        found = re.search(r"kept from before \((\d+) on disk\)", told)
+        return int(found[1]) if found else 0
+
+    def ranks(self):
+        """What runs of the ranks, by host."""
+        return [
+            [pid for pid, args in host.processes().items() if "-m k2mlx chat" in args]
+            for host in self.hosts
+        ]
+
+    def __str__(self):
+        return self.log[-8000:]
+
+
+@contextmanager
+def supervised(count, wait="60"):
+    with hosts(count) as made:
+        running = Supervised(made, wait)
+        try:
+            yield running
+        finally:
+            running.process.kill()
+            running.process.wait()
+
+
+@pytest.mark.parametrize("kind", ["kill", "cut"])
+def test_it_starts_again_when_a_host_is_back_and_reads_what_was_said(kind):
+    with supervised(2) as running:
+        a, b = running.hosts
+        running.serves(1, 60)
+        assert running.ask() == 0
+        for host in running.hosts:  # what it has read is written when nobody waits
+            written = host.home / "cache" / "prefix"
+            wait_until(lambda w=written: list(w.glob("*.safetensors")), 10, running)
+        since = time.monotonic()
+        b.kill() if kind == "kill" else b.cut()
+        lost = f"k2mlx: rank 1 ({b.name}) was lost"
+        wait_until(lambda: lost in running.log, 10, running)
+        b.boot() if kind == "kill" else b.mend()
+        running.serves(2, 90)
+        print(f"{kind}: serves again after {time.monotonic() - since:.1f} s")
+        assert f"starting again on {a.name}, {b.name} (1 of 3)" in running.log
+        assert running.ask() >= 256
+        assert [len(pids) > 0 for pids in running.ranks()] == [True, True]
+        pids = [pid for pid, args in a.processes().items() if "cluster run" in args]
+        a.kill(*pids, number=signal.SIGTERM)
+        assert running.process.wait(30) == 128 + signal.SIGTERM, running
+        wait_until(lambda: running.ranks() == [[], []], 5, running)
+
+
+def test_it_goes_on_without_a_host_that_stays_away():
+    with supervised(2, "3") as running:
+        a, b = running.hosts
+        running.serves(1, 60)
+        b.kill()
+        running.serves(2, 60)
+        assert f"starting again on {a.name} (1 of 3)" in running.log
+        running.ask()
