@@ -132,7 +132,9 @@ class Run:
         def ask(name: str) -> None:
             argv = [self._python, "-m", "k2mlx.cluster.rank", word, self._job]
             with suppress(Unreachable):
-                Remote(name).run(argv, timeout=2 * GRACE + ANSWER)
+                done = Remote(name).run(argv, timeout=2 * GRACE + ANSWER)
+                for line in done.out.split("\n"):
+                    self._take(line.removeprefix(MARK).split())
 
         names = list(dict.fromkeys(host.ssh for host in hosts))
         with ThreadPoolExecutor(len(names)) as pool:

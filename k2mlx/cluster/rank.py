@@ -28,6 +28,7 @@ from ..home import home, home_path, write_private
 MARK = "\x1e"  # begins what is for `k2mlx cluster run`; ends with the line
 GRACE = 10.0  # seconds from asking a process to end until it is made to
 POLL = 0.5
+ENDED = ".ended"  # the record of a rank that has
 
 
 def main(argv: list[str]) -> int:
@@ -79,15 +80,17 @@ def watch(job: str, command: list[str]) -> int:
                 end()
             if ending and time.monotonic() - ending[0] > GRACE:
                 _signal(child.pid, signal.SIGKILL)
-    record.unlink(missing_ok=True)
     code = code if code >= 0 else 128 - code
+    write_private(record.with_suffix(ENDED), f"{rank} {code}")
+    record.unlink(missing_ok=True)
     time.sleep(0.2)  # mlx.launch mixes the ranks' output; what was said before has left by then
     _say(f"{job} {rank} ended {code}")
     return code
 
 
 def reap(job: str) -> None:
-    """End the job's processes on this machine: asked to (and woken, if stopped), then made to."""
+    """End the job's processes on this machine: asked to (and woken, if stopped), then made to.
+    Says how each ended: when mlx.launch ends one it takes away its terminal first."""
     for pids in _left(job):
         for pid in pids:
             _signal(pid, signal.SIGTERM)
@@ -98,7 +101,10 @@ def reap(job: str) -> None:
     for pids in left:
         for pid in pids:
             _signal(pid, signal.SIGKILL)
-    for path in _folder().glob(f"{job}.*.json"):
+    for path in _folder().glob(f"{job}.*"):
+        if path.suffix == ENDED:
+            rank, code = path.read_text().split()
+            _say(f"{job} {rank} ended {code}")
         path.unlink(missing_ok=True)
 
 
