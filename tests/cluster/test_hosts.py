@@ -96,9 +96,9 @@ class Ranks:
             if " -m tests.parallel.rank " in args and "mlx.launch" not in args and "ssh" not in args
         ]
 
-    def __str__(self):
-        texts = (f"--- {path.name}\n{path.read_text()}" for path in sorted(self.folder.iterdir()))
-        return "\n".join(texts)[-8000:]
+    def __repr__(self):
+        files = sorted(self.folder.iterdir())
+        return "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in files)
 
     def close(self):
         self.launcher.kill()  # nsenter; the launcher itself ends with its host

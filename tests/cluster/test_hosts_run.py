@@ -59,7 +59,7 @@ class Supervised:
             for host in self.hosts
         ]
 
-    def __str__(self):
+    def __repr__(self):
         return self.log[-8000:]
 
 
