@@ -274,9 +274,10 @@ def at_random(seed, count):
         fault(made, kind, moment, victim, pause)
 
 
-@pytest.mark.parametrize("seed", [0, 3, 6])  # a stop in idle, a kill in prefill, a cut in loading
-def test_a_fault_at_a_random_moment(seed):
-    at_random(secrets.randbits(32) if "K2MLX_EXPLORE" in os.environ else seed, 2)
+# A stop in idle, a kill in prefill of the one between two, a cut in loading.
+@pytest.mark.parametrize(("seed", "count"), [(0, 2), (3, 3), (6, 2)])
+def test_a_fault_at_a_random_moment(seed, count):
+    at_random(secrets.randbits(32) if "K2MLX_EXPLORE" in os.environ else seed, count)
 
 
 @pytest.mark.slow
