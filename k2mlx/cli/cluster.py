@@ -1,9 +1,12 @@
 """Make several machines one: find their addresses, check them, run a command on all.
 
-`init` asks each host by ssh for its networks and writes the host file: Thunderbolt or another cable
-in a network that all are in, else Wi-Fi, never a VPN. (RDMA devices, for the backend jaccl, are
-found by mlx.distributed_config, whose files do here too.) `check` visits every host and prints what
-is there and what is wrong: versions, memory, the model, round trip and bandwidth to the neighbours.
+`init` asks the hosts for their addresses over ssh and writes the host file, with those of the
+fastest cable in a subnet that all are in: Thunderbolt before Ethernet before Wi-Fi, never a VPN. It
+says which it took; the order of the hosts is that of the ranks.
+
+`check` visits every host of the host file over ssh and prints a table: versions, free memory, the
+model, the time and rate from each host to the next, and what of macOS is in the way. What is wrong
+is said in one line each, with what to do; the exit code is 1 then.
 
 `run` starts the command on every host of the host file, by mlx.launch, and watches over it: the
 exit code is the ranks' own, Ctrl-C ends all of them in order, processes that stopped are ended on
@@ -13,7 +16,7 @@ prefix cache on disk. The ring between the ranks is neither encrypted nor authen
 in a network that you trust.
 
 Example:
-  k2mlx cluster init studio1.local studio2.local
+  k2mlx cluster init studio1 studio2
   k2mlx cluster check --model ./kimi-k2-thinking
   k2mlx cluster run --hostfile hosts.json -- chat --model ./kimi-k2-thinking
 """
@@ -30,21 +33,23 @@ from pathlib import Path
 def arguments(parser: argparse.ArgumentParser) -> None:
     """init, check, run."""
     commands = parser.add_subparsers(dest="what", required=True, metavar="COMMAND")
-    init = commands.add_parser("init", help="write the host file")
-    init.add_argument("hosts", nargs="+", metavar="HOST", help="as for ssh; rank 0 first")
-    init.add_argument("--out", type=Path, default=Path("hosts.json"), metavar="PATH")
-    init.add_argument("--force", action="store_true", help="replace a host file that differs")
-    check = commands.add_parser("check", help="visit every host, and say what is wrong")
+    init = commands.add_parser("init", help="ask hosts for their addresses; write the host file")
+    add = init.add_argument
+    add("hosts", nargs="+", metavar="HOST", help="as ssh knows it; 127.0.0.1 is this machine")
+    add("--out", type=Path, default=Path("hosts.json"), metavar="PATH", help="(%(default)s)")
+    add("--backend", choices=["ring", "jaccl"], default="ring", help="jaccl: RDMA (%(default)s)")
+    add("--force", action="store_true", help="replace a file that says something else")
+    check = commands.add_parser("check", help="visit every host; say what is wrong, and what to do")
     _hostfile(check)
-    check.add_argument("--model", metavar="MODEL", help="folder or name, as on the hosts")
-    check.add_argument("--python", default=sys.executable, metavar="PATH", help="(as here)")
-    check.add_argument("--json", action="store_true", help="one object a host")
+    check.add_argument("--model", metavar="PATH", help="look for it too, and whether it fits")
+    check.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _python(check)
     run_ = commands.add_parser("run", help="run a command on all hosts, and keep it running")
     _hostfile(run_)
     add = run_.add_argument
     add("--wait", type=float, default=60, metavar="S", help="for a lost host (%(default)s)")
     add("--retries", type=int, default=3, metavar="N", help="starts after the first (%(default)s)")
-    add("--python", default=sys.executable, metavar="PATH", help="on all hosts (as here)")
+    _python(run_)
     add("--port", type=int, default=32323, metavar="N", help="first of the ring's (%(default)s)")
     add(
         "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="such as: chat --model PATH"
@@ -57,41 +62,42 @@ def _hostfile(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _python(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--python", default=sys.executable, metavar="PATH", help="on all hosts (as here)"
+    )
+
+
 def run(args: argparse.Namespace) -> int:
-    """For `run` the exit code of what ran; 1 where `check` finds something wrong."""
+    """The exit code: for `run`, of what ran."""
     return {"init": _init, "check": _check, "run": _run}[args.what](args)
 
 
 def _init(args: argparse.Namespace) -> int:
     from k2mlx.cluster.hostfile import write_hostfile
-    from k2mlx.cluster.setup import find
+    from k2mlx.cluster.survey import make_hostfile
 
-    hostfile, lines = find(args.hosts)
+    hostfile, lines = make_hostfile(args.hosts, args.backend)
+    print("\n".join(lines))
     write_hostfile(args.out, hostfile, args.force)
-    for line in lines:
-        print(line)
-    print(f"{args.out} is written; 'k2mlx cluster check --hostfile {args.out}' checks it")
+    print(f"wrote {args.out}; next: k2mlx cluster check --hostfile {args.out}")
     return 0
 
 
 def _check(args: argparse.Namespace) -> int:
-    import json
-
-    from k2mlx.cluster.check import check, notes, table
+    from k2mlx.cluster.check import check
     from k2mlx.cluster.hostfile import read_hostfile
-    from k2mlx.plan.table import aligned
 
-    visits = check(read_hostfile(args.hostfile), args.python, args.model)
-    problems = [problem for visit in visits for problem in visit.problems]
-    if args.json:
-        for visit in visits:
-            known = {"host": visit.host.ssh, "right": visit.right, "problems": visit.problems}
-            print(json.dumps(known | visit.said))
-    else:
-        print("\n".join([*aligned(table(visits)), *notes(visits)]))
-        for problem in problems:
-            print(f"wrong: {problem}")
-    return 1 if problems else 0
+    report = check(read_hostfile(args.hostfile), _elsewhere(args.model), args.python)
+    print(report.to_json() if args.json else report)
+    return 1 if report.problems else 0
+
+
+def _elsewhere(model: str | None) -> str | None:
+    """As to be said on another host, where ssh starts in another folder."""
+    if model is not None and Path(model).expanduser().is_dir():
+        return str(Path(model).expanduser().absolute())
+    return model
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -120,7 +126,8 @@ def _run(args: argparse.Namespace) -> int:
         stop.set()
 
     before = {s: signal.signal(s, end) for s in (signal.SIGTERM, signal.SIGINT)}
-    settings = Settings(args.python, model_of(command), args.wait, args.retries, args.port)
+    model = _elsewhere(model_of(command))
+    settings = Settings(args.python, model, args.wait, args.retries, args.port)
     try:
         code = supervise(hosts, command, settings, _say, stop)
     finally:

@@ -1,173 +1,140 @@
-"""Can these machines work together? Every host is visited over ssh, and each pair of neighbours
-measured."""
+"""Visits every host of a host file, and lets neighbours measure the way between them."""
 
 from __future__ import annotations
 
 import json
 import secrets
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 from ..errors import ClusterError
-from ..parallel.facts import check_facts
 from .hostfile import Host, HostFile
+from .judge import Link, Report, Visit, judge
 from .remote import ANSWER, Remote, Unreachable
 
-LOADING = 60.0  # seconds for a host to look at its versions and at a model's files
-MEASURING = 40.0
-SLOW_TRIP = 5e-3  # seconds; a token makes as many trips as there are hosts
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+TOLD = {"system", "free", "model", "error", "firewall", "rdma", "facts"}
+VISIT = 90.0  # seconds: MLX is imported there, and files of a model are read
 
 
-@dataclass
-class Visit:
-    """What a host said. right: its round trip (s) and bandwidth (bytes/s) to the next host."""
-
-    host: Host
-    said: dict[str, Any] = field(default_factory=dict)
-    right: dict[str, Any] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-
-def check(hostfile: HostFile, python: str, model: str | None) -> list[Visit]:
-    """All hosts, in the order of the ranks, and what is wrong with each."""
-    visits = [Visit(host) for host in hostfile.hosts]
-    _all(lambda visit: _visit(visit, python, model), visits)
-    heard = [visit for visit in visits if visit.said]
-    _compare(heard)
-    if len(heard) == len(visits) > 1:  # one link after another: they may share a switch
-        for left, right in pairwise([*visits, visits[0]]):
-            if left is not right:
-                _measure(left, right, python)
-    return visits
+def check(hostfile: HostFile, model: str | None, python: str) -> Report:
+    """Visit all hosts at once, then measure one pair after the other."""
+    names = list(dict.fromkeys(host.ssh for host in hostfile.hosts))
+    with ThreadPoolExecutor(len(names)) as pool:
+        told = dict(
+            zip(names, pool.map(lambda name: visit_host(name, model, python), names), strict=True)
+        )
+    visits = [Visit(host, *told[host.ssh]) for host in hostfile.hosts]
+    links = []
+    for one, other in neighbours(visits):
+        links.append(measure(one.host, other.host, python))
+    fit = ""
+    if model is not None and all(visit.told and not visit.told["error"] for visit in visits):
+        fit = _fits(visits, model, python)
+    return judge(hostfile, visits, links, fit)
 
 
-def _visit(visit: Visit, python: str, model: str | None) -> None:
-    host = visit.host
-    if not host.ips:
-        visit.problems.append(f"{host.ssh}: the host file has no address; run 'k2mlx cluster init'")
-    words = [python, "-m", "k2mlx.cluster.visit", "facts", *([model] if model else [])]
+def visit_host(name: str, model: str | None, python: str) -> tuple[dict[str, Any] | None, str]:
+    """What k2mlx.cluster.visit tells there; or None, and why it does not."""
+    argv = [python, "-m", "k2mlx.cluster.visit", *([model] if model is not None else [])]
     try:
-        done = Remote(host.ssh).run(words, timeout=LOADING)
-        visit.said = json.loads(done.out.splitlines()[-1])
+        done = Remote(name).run(argv, timeout=VISIT)
     except Unreachable as error:
-        visit.problems.append(str(error))
-        return
-    except (ValueError, IndexError):
-        last = (done.err.strip().splitlines() or [f"exit code {done.code}"])[-1]
-        visit.problems.append(
-            f"{host.ssh}: {python} has no k2mlx there ({last}); install it in the same place on all"
-            " hosts, or say --python"
-        )
-        return
-    visit.problems += [f"{host.ssh}: {problem}" for problem in visit.said["problems"]]
-    if reason := visit.said.get("model"):
-        visit.problems.append(f"{host.ssh}: {reason}")
-
-
-def _compare(visits: Sequence[Visit]) -> None:
-    """Versions and models must be alike; the first difference from rank 0 is named."""
-    if not visits:
-        return
-    first = visits[0]
-    for visit in visits[1:]:
-        if "facts" in visit.said and "facts" in first.said:
-            try:
-                check_facts([first.said["facts"], visit.said["facts"]])
-            except ClusterError as error:
-                visit.problems.append(f"{visit.host.ssh}: {error}")
-            continue
-        for key in ("k2mlx", "mlx"):
-            if visit.said[key] != first.said[key]:
-                visit.problems.append(
-                    f"{visit.host.ssh}: has {key} {visit.said[key]}, {first.host.ssh} has"
-                    f" {first.said[key]}; install one version on both"
-                )
-
-
-def _measure(left: Visit, right: Visit, python: str) -> None:
-    """From left to right: a server there, which listens for the secret on its address alone."""
-    if not left.host.ips or not right.host.ips:
-        return
-    secret, visitor = secrets.token_hex(16), [python, "-m", "k2mlx.cluster.visit"]
-    address = right.host.ips[0]
-    server = subprocess.Popen(
-        Remote(right.host.ssh).command([*visitor, "serve", address]),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        return None, str(error)
+    try:
+        told = json.loads(_last(done.out))
+        if done.code == 0 and isinstance(told, dict) and told.keys() >= TOLD:
+            return told, ""
+    except ValueError:
+        pass
+    said = _last(done.err) or _last(done.out) or f"exit code {done.code}"
+    return None, (
+        f"{name}: {python} cannot run k2mlx there ({said}); install the same k2mlx, or name its"
+        " interpreter by --python"
     )
-    with server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        try:
-            server.stdin.write(f"{secret}\n")
-            server.stdin.flush()
-            port = server.stdout.readline().strip()
-            if not port.isdigit():
-                raise ClusterError(f"{right.host.ssh}: cannot listen on {address}; is it its own?")
-            words = [*visitor, "measure", address, port]
-            done = Remote(left.host.ssh).run(words, timeout=MEASURING, text=f"{secret}\n")
-            left.right = json.loads(done.out or '{"error": "nothing was measured"}')
-        except (ClusterError, OSError, ValueError) as error:
-            left.right = {"error": str(error)}
-        finally:
-            with suppress(OSError):
-                server.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                server.wait(ANSWER)
-    if error := left.right.get("error"):
-        left.problems.append(_unheard(left, right, address, error))
-    elif left.right["round_trip"] > SLOW_TRIP:
-        left.problems.append(
-            f"{left.host.ssh}: {1e3 * left.right['round_trip']:.1f} ms to {right.host.ssh} and"
-            " back, which every token pays; is there a cable?"
-        )
 
 
-def _unheard(left: Visit, right: Visit, address: str, error: str) -> str:
-    text = f"{left.host.ssh}: does not reach {right.host.ssh} at {address} ({error})"
-    if "Darwin" in (left.said["system"], right.said["system"]):
-        return text + (
-            "; on both Macs, allow the terminal in System Settings, Privacy & Security, Local"
-            " Network"
-        )
-    return text + "; is a firewall in between?"
-
-
-def table(visits: Sequence[Visit]) -> list[tuple[str, ...]]:
-    """Rows for people, the first with the columns' names."""
-    rows = [("rank", "host", "address", "python", "k2mlx", "mlx", "memory", "model", "to the next")]
-    for rank, visit in enumerate(visits):
-        said, right = visit.said, visit.right
-        link = ""
-        if "round_trip" in right:
-            speed = right["bandwidth"] * 8e-9
-            link = f"{1e3 * right['round_trip']:.2f} ms, {speed:.1f} Gbit/s"
-        model = "present" if "facts" in said else "missing" if "model" in said else ""
-        address = visit.host.ips[0] if visit.host.ips else "none"
-        versions = [said.get(key, "") for key in ("python", "k2mlx", "mlx")]
-        memory = f"{said['capacity'] / 1e9:.0f} GB" if said else "no answer"
-        rows.append((str(rank), visit.host.ssh, address, *versions, memory, model, link))
-    return rows
-
-
-def notes(visits: Sequence[Visit]) -> list[str]:
-    """What is no problem, and good to know: RDMA."""
+def neighbours(visits: Sequence[Visit]) -> list[tuple[Visit, Visit]]:
+    """Who sends to whom around the ring, of those that could be visited and have addresses."""
+    after = [*visits[1:], *visits[:1]]
     return [
-        f"{visit.host.ssh}: RDMA: {visit.said['rdma']}"
-        for visit in visits
-        if visit.said.get("rdma")
+        (one, other)
+        for one, other in zip(visits, after, strict=True)
+        if one is not other and all(v.told and v.host.ips for v in (one, other))
     ]
 
 
-def _all(do: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[Result]:
-    with ThreadPoolExecutor(max(len(items), 1)) as pool:
-        return list(pool.map(do, items))
+def measure(one: Host, other: Host, python: str) -> Link:
+    """`other` listens on its address of the host file, `one` connects to it from its own."""
+    probe = [python, "-m", "k2mlx.cluster.probe"]
+    secret = secrets.token_hex(32) + "\n"
+    listener = subprocess.Popen(
+        Remote(other.ssh).command([*probe, "listen", other.ips[0]]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    patience = threading.Timer(ANSWER, listener.kill)
+    patience.start()
+    try:
+        assert listener.stdin is not None and listener.stdout is not None
+        listener.stdin.write(secret)
+        listener.stdin.flush()
+        heard = _json(listener.stdout.readline())
+        patience.cancel()
+        if "port" not in heard:
+            why = heard.get("error", "no answer")
+            return Link(one.ssh, other.ssh, error=f"cannot listen on {other.ips[0]}: {why}")
+        argv = [*probe, "connect", one.ips[0], other.ips[0], str(heard["port"])]
+        done = Remote(one.ssh).run(argv, timeout=2 * ANSWER, text=secret)
+        found = _json(_last(done.out))
+    except (Unreachable, BrokenPipeError) as error:
+        return Link(one.ssh, other.ssh, error=str(error))
+    finally:
+        patience.cancel()
+        _end(listener)
+    if "round_trip" not in found:
+        why = found.get("error") or _last(done.err) or f"exit code {done.code}"
+        return Link(one.ssh, other.ssh, error=why, name=found.get("name", ""))
+    return Link(one.ssh, other.ssh, found["round_trip"], found["bandwidth"])
+
+
+def _end(listener: subprocess.Popen[str]) -> None:
+    """By the end of its input, which ssh passes on; ssh itself is killed if it stays."""
+    assert listener.stdin is not None and listener.stdout is not None
+    with suppress(BrokenPipeError):
+        listener.stdin.close()
+    try:
+        listener.wait(2.0)
+    except subprocess.TimeoutExpired:
+        listener.kill()
+        listener.wait()
+    listener.stdout.close()
+
+
+def _fits(visits: Sequence[Visit], model: str, python: str) -> str:
+    """'', or why the hosts cannot hold the model together."""
+    members = [visit.told["facts"]["member"] for visit in visits if visit.told]
+    argv = [python, "-m", "k2mlx.cluster.rank", "--fits", model]
+    try:
+        done = Remote(visits[0].host.ssh).run(argv, timeout=VISIT, text=json.dumps(members))
+    except ClusterError as error:
+        return str(error)
+    return (_last(done.out) or _last(done.err)) if done.code else ""
+
+
+def _json(line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _last(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,194 +1,209 @@
-"""Which of their addresses the machines should use for each other.
+"""Which of their network addresses machines should use for each other: those of the fastest cable
+in a subnet that all of them are in, never those of a VPN.
 
-A cable in a subnet that all of them are in: Thunderbolt before Ethernet; Wi-Fi where there is no
-such cable; never a VPN, nor what only looks like a network (containers, virtual machines).
-
-What macOS prints is read as its manual pages and public transcripts show it; not run on a Mac.
+The parsers read what macOS's `ifconfig` and `networksetup -listallhardwareports` print, and Linux's
+`ip -j addr`. Written from their documented forms; nothing here was run on a Mac.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Interface, IPv4Network
 
 from ..errors import ClusterError
 
-THUNDERBOLT, ETHERNET, WIFI, VPN, OTHER = "Thunderbolt", "Ethernet", "Wi-Fi", "VPN", "virtual"
-ORDER = (THUNDERBOLT, ETHERNET, WIFI)  # best first; what is not here is never used
-
-# Prints what `parse` reads, on macOS and on Linux.
-SCRIPT = """
-echo "== system"; uname
-if [ "$(uname)" = Darwin ]; then
-  echo "== ifconfig"; ifconfig
-  echo "== ports"; networksetup -listallhardwareports
-  echo "== memory"; sysctl -n hw.memsize
-  echo "== chip"; sysctl -n machdep.cpu.brand_string
-else
-  echo "== addr"; ip -j addr
-  echo "== links"
-  for d in /sys/class/net/*; do
-    w=cable; [ -d "$d/wireless" ] && w=wireless
-    echo "$(basename "$d") $w $(cat "$d/speed" 2>/dev/null || echo 0)"
-  done
-  echo "== memory"; awk '/MemTotal/ {print $2 * 1024}' /proc/meminfo
-fi
-"""
-
-_VPN_NAMES = re.compile(r"(utun|tun|tap|wg|tailscale|ts|ppp|ipsec|zt|nordlynx|proton|gpd)\d*\b")
-_VIRTUAL_NAMES = re.compile(
-    r"(lo|docker|br-|virbr|vnet|vmnet|vboxnet|cni|flannel|cali|podman|lxc|lxd|awdl|llw|anpi|ap\d"
-    r"|gif|stf|bridge\d\d|XHC)"
+SHARED = IPv4Network("100.64.0.0/10")  # of carriers by RFC 6598, and what Tailscale gives
+# Tunnels, and networks that exist inside one machine, by the names that their programs give them.
+VIRTUAL = re.compile(
+    r"(lo|utun|tun|tap|wg|feth|ipsec|ppp|gif|stf|gre|sit|ip6tnl|vti|vnet|vmnet|vmenet|vnic|vboxnet|"
+    r"cni|lxc|awdl|llw|ap|anpi|p2p|dummy|ifb|rmnet|wwan)(\d|-|$)|bridge1\d\d|zt\w{8}|"
+    r"tailscale|nebula|docker|br-|veth|virbr|flannel|cali|podman|lxd|incus",
+    re.IGNORECASE,
 )
-_SHARED = ipaddress.ip_network("100.64.0.0/10")  # carriers' and Tailscale's
-_MEDIA = re.compile(r"media:.*?\b(\d+)(G?)base", re.I)
+
+
+class Kind(IntEnum):
+    """How an interface is connected, the best first."""
+
+    THUNDERBOLT = 0
+    ETHERNET = 1
+    WIFI = 2
+    VIRTUAL = 3  # tunnels, networks inside one machine, and all that nobody knows: never used
+
+    @property
+    def label(self) -> str:
+        return ("Thunderbolt", "Ethernet", "Wi-Fi", "VPN or virtual")[self]
 
 
 @dataclass(frozen=True)
 class Interface:
-    """An IPv4 address of a machine. address: with its prefix, "10.0.0.1/24". speed: Mbit/s, 0 where
-    the system does not tell."""
+    """One address of a machine. speed: Mbit/s of its link, None where it does not tell."""
 
     name: str
-    address: str
-    kind: str
-    speed: int = 0
-
-    @property
-    def network(self) -> ipaddress.IPv4Network:
-        return ipaddress.IPv4Interface(self.address).network
-
-    @property
-    def ip(self) -> str:
-        return self.address.partition("/")[0]
+    kind: Kind
+    address: IPv4Interface
+    speed: int | None = None
 
     def __str__(self) -> str:
-        speed = f", {self.speed / 1000:g} Gbit/s" if self.speed else ""
-        return f"{self.ip} ({self.name}, {self.kind}{speed})"
+        speed = f", {_speed(self.speed)}" if self.speed else ""
+        return f"{self.name} {self.address.ip} ({self.kind.label}{speed})"
 
 
-@dataclass(frozen=True)
-class Machine:
-    """memory: bytes, 0 where unknown. chip: Apple's name of it, or ''."""
+def choose(hosts: Mapping[str, Sequence[Interface]]) -> dict[str, Interface]:
+    """One interface a host, all in one subnet: that whose slowest interface is the best.
 
-    interfaces: tuple[Interface, ...]
-    memory: int = 0
-    chip: str = ""
+    Thunderbolt goes before Ethernet before Wi-Fi, then speed decides. A subnet in which two hosts
+    have the same address is none that connects them (Docker's, say).
 
-
-def parse(text: str) -> Machine:
-    """What SCRIPT printed. Raises: ClusterError for something else."""
-    parts = {
-        name: body.strip()
-        for name, body in re.findall(r"^== (\w+)\n(.*?)(?=^== |\Z)", text, re.M | re.S)
-    }
-    try:
-        if parts["system"] == "Darwin":
-            found = _mac(parts["ifconfig"], parts["ports"])
-        else:
-            found = _linux(parts["addr"], parts["links"])
-        memory = int(float(parts.get("memory") or 0))
-    except (KeyError, ValueError, TypeError) as error:
-        raise ClusterError(
-            f"its interfaces: got {text[:80]!r} ({error!r}), wanted what ifconfig or ip print"
-        ) from error
-    chip = parts.get("chip", "")
-    return Machine(tuple(found), memory, chip if chip.startswith("Apple") else "")
-
-
-def choose(machines: Mapping[str, Machine]) -> dict[str, Interface]:
-    """The address of each machine, all in one subnet.
-
-    Raises: ClusterError where no subnet has a usable address of every machine.
+    Raises: ClusterError where no subnet is common to all.
     """
-    usable = {
-        host: [i for i in machine.interfaces if i.kind in ORDER]
-        for host, machine in machines.items()
-    }
-    found: list[tuple[tuple[int, int, str], dict[str, Interface]]] = []
-    for network in {i.network for each in usable.values() for i in each}:
-        chosen = {
-            host: min((i for i in each if i.network == network), key=_worth, default=None)
-            for host, each in usable.items()
-        }
-        complete = {host: one for host, one in chosen.items() if one is not None}
-        distinct = len({one.ip for one in complete.values()}) == len(machines)
-        if len(complete) == len(machines) and distinct:
-            slowest = max(_worth(one) for one in complete.values())
-            found.append(((*slowest, str(network)), complete))
-    if not found:
-        seen = "; ".join(
-            f"{host}: {', '.join(map(str, machine.interfaces)) or 'none'}"
-            for host, machine in machines.items()
+    found = {host: _by_network(interfaces) for host, interfaces in hosts.items()}
+    common = set.intersection(*(set(networks) for networks in found.values())) if found else set()
+    choices = []
+    for network in common:
+        chosen = {host: networks[network] for host, networks in found.items()}
+        if len({interface.address.ip for interface in chosen.values()}) == len(chosen):
+            choices.append((_badness(network, list(chosen.values())), chosen))
+    if not choices:
+        have = "; ".join(
+            f"{host} has {', '.join(map(str, networks.values())) or 'none'}"
+            for host, networks in found.items()
         )
         raise ClusterError(
-            f"no network that all hosts are in, by cable or Wi-Fi (a VPN is not used): got {seen};"
-            " wanted addresses in one subnet; connect them, or write the host file by hand"
+            f"no subnet that all hosts are in, VPNs aside: {have}; connect them by a Thunderbolt or"
+            " Ethernet cable and give each an address of one subnet"
         )
-    return min(found, key=lambda one: one[0])[1]
+    return min(choices, key=lambda choice: choice[0])[1]
 
 
-def _worth(interface: Interface) -> tuple[int, int]:
-    """Less is better."""
-    return ORDER.index(interface.kind), -interface.speed
+def reason(chosen: Interface, interfaces: Iterable[Interface]) -> str:
+    """Which one was taken, and which were not: one line."""
+    others = sorted(
+        (i for i in interfaces if i != chosen and not i.address.ip.is_loopback),
+        key=lambda i: (i.kind, i.name),
+    )
+    left = f"; not {', '.join(map(str, others))}" if others else ""
+    return f"{chosen} in {chosen.address.network}, common to all{left}"
 
 
-def _linux(addresses: str, links: str) -> list[Interface]:
-    known = {
-        name: (kind, max(int(speed), 0)) for name, kind, speed in map(str.split, links.splitlines())
-    }
+def from_mac(ifconfig: str, ports: str) -> list[Interface]:
+    """Of what macOS prints: the interfaces that have an IPv4 address and are up."""
+    devices = _ports(ports)
+    found = []
+    for block in re.split(r"\n(?=\S)", ifconfig):
+        name, _, rest = block.partition(":")
+        flags = re.search(r"<([^>]*)>", rest)
+        states = flags[1].split(",") if flags else []
+        if "UP" not in states or re.search(r"status: inactive", rest):
+            continue
+        speed = re.search(r"media:[^\n]*?(\d+(?:\.\d+)?)(G?)base", rest, re.IGNORECASE)
+        rate = int(float(speed[1]) * (1000 if speed[2] else 1)) if speed else None
+        kind = Kind.VIRTUAL if "POINTOPOINT" in states else _mac_kind(name, devices.get(name))
+        found += [
+            _interface(name, kind, f"{address}/{_prefix(int(mask, 16))}", rate)
+            for address, mask in re.findall(
+                r"\sinet (\S+)(?: --> \S+)? netmask (0x[0-9a-f]+)", rest
+            )
+        ]
+    return found
+
+
+def from_linux(addresses: str, speeds: str = "", wireless: str = "") -> list[Interface]:
+    """Of `ip -j addr`, with lines 'eth0 10000' of speeds in Mbit/s and the names of Wi-Fi's.
+
+    Raises: ValueError for what `ip` does not print.
+    """
+    rates = dict(line.split() for line in speeds.splitlines() if len(line.split()) == 2)
     found = []
     for link in json.loads(addresses):
-        name = link["ifname"].partition("@")[0]
-        medium, speed = known.get(name, ("cable", 0))
-        port = WIFI if medium == "wireless" or name.startswith("wl") else ETHERNET
-        port = THUNDERBOLT if name.startswith("thunderbolt") else port
-        for one in link.get("addr_info", []):
-            if one.get("family") == "inet" and "UP" in link.get("flags", []):
-                address = f"{one['local']}/{one['prefixlen']}"
-                found.append(Interface(name, address, _kind(name, address, port), speed))
-    return found
-
-
-def _mac(ifconfig: str, ports: str) -> list[Interface]:
-    devices = dict(re.findall(r"Hardware Port: (.*)\nDevice: (\S+)", ports))
-    port_of = {device: port for port, device in devices.items()}
-    found = []
-    for name, body in re.findall(r"^(\S+): flags=(.*?)(?=^\S|\Z)", ifconfig, re.M | re.S):
-        if "status: inactive" in body or "UP" not in body.partition(">")[0]:
+        name, flags = link["ifname"], link.get("flags", ())
+        if "UP" not in flags or link.get("operstate") in ("DOWN", "LOWERLAYERDOWN"):
             continue
-        port = port_of.get(name, "")
-        if "Wi-Fi" in port or "AirPort" in port:
-            medium = WIFI
-        elif "Thunderbolt" in port and "Ethernet" not in port:
-            medium = THUNDERBOLT
-        else:
-            medium = ETHERNET if port else OTHER
-        media = _MEDIA.search(body)
-        speed = int(media[1]) * (1000 if media[2] else 1) if media else 0
-        for ip, mask in re.findall(r"inet (\S+) (?:-->.*?)?netmask 0x([0-9a-f]{8})", body):
-            address = f"{ip}/{int(mask, 16).bit_count()}"
-            found.append(Interface(name, address, _kind(name, address, medium), speed))
+        rate = rates.get(name, "")
+        plain = link.get("link_type") == "ether" and "POINTOPOINT" not in flags
+        found += [
+            _interface(
+                name,
+                _linux_kind(name, wireless.split()) if plain else Kind.VIRTUAL,
+                f"{entry['local']}/{entry['prefixlen']}",
+                int(rate) if rate.isdigit() and int(rate) else None,
+            )
+            for entry in link.get("addr_info", ())
+            if entry.get("family") == "inet"
+        ]
     return found
 
 
-def _kind(name: str, address: str, port: str) -> str:
-    ip = ipaddress.IPv4Interface(address).ip
-    if _VPN_NAMES.match(name) or ip in _SHARED:
-        return VPN
-    if _VIRTUAL_NAMES.match(name) or ip.is_loopback:
-        return OTHER
-    return port
+def devices(ports: str) -> dict[str, str]:
+    """Of `networksetup -listallhardwareports`: the device of each port, 'Thunderbolt 1': 'en2'."""
+    return {port: device for device, port in _ports(ports).items()}
 
 
-def summary(chosen: Mapping[str, Interface], machines: Mapping[str, Machine]) -> list[str]:
-    """One line a host: what it uses, and what it has besides."""
-    lines = []
-    for host, one in chosen.items():
-        others = [str(i) for i in machines[host].interfaces if i != one and i.kind != OTHER]
-        besides = f"; not {', '.join(others)}" if others else ""
-        lines.append(f"{host}: {one}{besides}")
-    return lines
+def _interface(name: str, kind: Kind, address: str, speed: int | None) -> Interface:
+    parsed = IPv4Interface(address)
+    if parsed.ip in SHARED or parsed.ip.is_loopback or VIRTUAL.match(name):
+        kind = Kind.VIRTUAL
+    return Interface(name, kind, parsed, speed)
+
+
+def _mac_kind(device: str, port: str | None) -> Kind:
+    """By the name of its hardware port; what is none (a tunnel, a bridge of virtual machines) is
+    virtual. A 'Thunderbolt Ethernet Slot 1' is an adapter for Ethernet."""
+    if port is None:
+        return Kind.VIRTUAL
+    if re.fullmatch(r"Thunderbolt (Bridge|\d+)", port):
+        return Kind.THUNDERBOLT
+    if re.search(r"Wi-?Fi|AirPort", port, re.IGNORECASE):
+        return Kind.WIFI
+    return Kind.ETHERNET if re.search(r"Ethernet|\bLAN\b|10G", port) else Kind.VIRTUAL
+
+
+def _linux_kind(name: str, wireless: Sequence[str]) -> Kind:
+    if name in wireless or re.match(r"wl", name):
+        return Kind.WIFI
+    return Kind.THUNDERBOLT if re.match(r"thunderbolt", name) else Kind.ETHERNET
+
+
+def _ports(text: str) -> dict[str, str]:
+    """The port of each device: 'en2': 'Thunderbolt 1'."""
+    return {
+        device.strip(): port.strip()
+        for port, device in re.findall(r"Hardware Port: (.*)\n\s*Device: (.*)", text)
+    }
+
+
+def _prefix(mask: int) -> int:
+    return mask.bit_count()
+
+
+def _by_network(interfaces: Iterable[Interface]) -> dict[IPv4Network, Interface]:
+    """The best interface in each subnet."""
+    best: dict[IPv4Network, Interface] = {}
+    for interface in sorted(interfaces, key=_order, reverse=True):
+        if interface.kind != Kind.VIRTUAL:
+            best[interface.address.network] = interface
+    return best
+
+
+def _order(interface: Interface) -> tuple[Kind, int, str, IPv4Interface]:
+    return interface.kind, -(interface.speed or 0), interface.name, interface.address
+
+
+def _badness(network: IPv4Network, chosen: Sequence[Interface]) -> tuple:
+    """A link-local subnet goes last among equals: two that have addresses in it need not be
+    connected."""
+    return (
+        max(interface.kind for interface in chosen),
+        -min(interface.speed or 0 for interface in chosen),
+        sum(interface.kind for interface in chosen),
+        network.is_link_local,
+        network,
+    )
+
+
+def _speed(rate: int) -> str:
+    return f"{rate / 1000:g} Gbit/s" if rate >= 1000 else f"{rate} Mbit/s"

@@ -133,10 +133,10 @@ class Host:
 
     def processes(self) -> dict[int, str]:
         """What runs here but the first process and the sshd that waits for connections."""
-        listed = self.run("ps", "-eo", "pid=,stat=,args=").stdout.splitlines()
+        listed = self.run("ps", "-ww", "-eo", "pid=,stat=,args=").stdout.splitlines()
         found = {}
         for pid, state, args in (line.split(None, 2) for line in listed):
-            own = pid == "1" or "[listener]" in args or args.startswith("ps -eo")
+            own = pid == "1" or "[listener]" in args or args.startswith("ps -ww")
             if not own and not state.startswith("Z"):
                 found[int(pid)] = args
         return found

@@ -1,216 +1,219 @@
-"""Which addresses machines get: by hand-written samples of what the systems print (none was
-recorded on a Mac), and properties over random networks."""
+"""Which addresses are chosen, from random ones and from what commands print."""
 
-import ipaddress
 import json
+import os
+import re
+import shutil
+import subprocess
+from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from k2mlx.cluster.interfaces import (
-    ETHERNET,
-    ORDER,
-    OTHER,
-    SCRIPT,
-    THUNDERBOLT,
-    VPN,
-    WIFI,
+    SHARED,
     Interface,
-    Machine,
+    Kind,
     choose,
-    parse,
-    summary,
+    devices,
+    from_linux,
+    from_mac,
+    reason,
 )
-from k2mlx.cluster.remote import Remote
-from k2mlx.cluster.setup import find
-from k2mlx.errors import ClusterError, RequestError
+from k2mlx.cluster.survey import survey
+from k2mlx.errors import ClusterError
+from tests.cluster.macs import SAMPLES
 
-MAC = """== system
-Darwin
-== ifconfig
-lo0: flags=8049<UP,LOOPBACK,RUNNING,MULTICAST> mtu 16384
-\tinet 127.0.0.1 netmask 0xff000000
-en0: flags=8863<UP,BROADCAST,SMART,RUNNING,SIMPLEX,MULTICAST> mtu 1500
-\tether aa:bb:cc:00:00:01
-\tinet 192.168.1.20 netmask 0xffffff00 broadcast 192.168.1.255
-\tmedia: autoselect
-\tstatus: active
-en1: flags=8863<UP,BROADCAST,SMART,RUNNING,SIMPLEX,MULTICAST> mtu 1500
-\tinet 10.1.0.20 netmask 0xffffff00 broadcast 10.1.0.255
-\tmedia: autoselect (10Gbase-T <full-duplex>)
-\tstatus: active
-en4: flags=8863<UP,BROADCAST,SMART,RUNNING,SIMPLEX,MULTICAST> mtu 1500
-\tinet 10.2.0.20 netmask 0xffffff00 broadcast 10.2.0.255
-\tmedia: autoselect (1000baseT <full-duplex>)
-\tstatus: inactive
-bridge0: flags=8863<UP,BROADCAST,SMART,RUNNING,SIMPLEX,MULTICAST> mtu 1500
-\tinet 169.254.7.20 netmask 0xffff0000 broadcast 169.254.255.255
-\tstatus: active
-bridge100: flags=8a63<UP,BROADCAST,SMART,RUNNING,ALLMULTI,SIMPLEX,MULTICAST> mtu 1500
-\tinet 192.168.64.1 netmask 0xffffff00 broadcast 192.168.64.255
-\tstatus: active
-utun4: flags=8051<UP,POINTOPOINT,RUNNING,MULTICAST> mtu 1380
-\tinet 100.101.5.6 --> 100.101.5.6 netmask 0xffffffff
-== ports
-
-Hardware Port: Ethernet
-Device: en1
-Ethernet Address: aa:bb:cc:00:00:02
-
-Hardware Port: Ethernet Adapter (en4)
-Device: en4
-Ethernet Address: aa:bb:cc:00:00:03
-
-Hardware Port: Thunderbolt Bridge
-Device: bridge0
-Ethernet Address: aa:bb:cc:00:00:04
-
-Hardware Port: Wi-Fi
-Device: en0
-Ethernet Address: aa:bb:cc:00:00:01
-
-VLAN Configurations
-===================
-== memory
-549755813888
-== chip
-Apple M3 Ultra
-"""
-
-
-def test_a_mac():
-    machine = parse(MAC)
-    assert machine.interfaces == (
-        Interface("lo0", "127.0.0.1/8", OTHER),
-        Interface("en0", "192.168.1.20/24", WIFI),
-        Interface("en1", "10.1.0.20/24", ETHERNET, 10000),
-        Interface("bridge0", "169.254.7.20/16", THUNDERBOLT),
-        Interface("bridge100", "192.168.64.1/24", OTHER),
-        Interface("utun4", "100.101.5.6/32", VPN),
-    )
-    assert machine.memory == 512 << 30
-    assert machine.chip == "Apple M3 Ultra"
-    other = Machine(tuple(_moved(i) for i in machine.interfaces if i.kind != OTHER))
-    chosen = choose({"a": machine, "b": other})
-    assert {host: one.name for host, one in chosen.items()} == {"a": "bridge0", "b": "bridge0"}
-    assert summary(chosen, {"a": machine, "b": other})[0] == (
-        "a: 169.254.7.20 (bridge0, Thunderbolt); not 192.168.1.20 (en0, Wi-Fi),"
-        " 10.1.0.20 (en1, Ethernet, 10 Gbit/s), 100.101.5.6 (utun4, VPN)"
-    )
-
-
-def _moved(interface):
-    ip = ipaddress.IPv4Interface(interface.address)
-    return Interface(interface.name, f"{ip.ip + 1}/{ip.network.prefixlen}", interface.kind)
-
-
-def test_a_linux_machine():
-    links = [
-        ("lo", ["UP"], "127.0.0.1", 8),
-        ("eth0", ["UP"], "10.0.0.5", 24),
-        ("eth1", [], "10.3.0.5", 24),
-        ("wlp2s0", ["UP"], "192.168.0.5", 24),
-        ("tailscale0", ["UP"], "100.90.1.1", 32),
-        ("eth9", ["UP"], "100.70.1.1", 24),
-        ("docker0", ["UP"], "172.17.0.1", 16),
-        ("thunderbolt0", ["UP"], "169.254.3.4", 16),
-    ]
-    told = [
-        {
-            "ifname": name,
-            "flags": flags,
-            "addr_info": [
-                {"family": "inet", "local": ip, "prefixlen": size},
-                {"family": "inet6", "local": "fe80::1", "prefixlen": 64},
-            ],
-        }
-        for name, flags, ip, size in links
-    ]
-    text = (
-        f"== system\nLinux\n== addr\n{json.dumps(told)}\n== links\nlo cable 0\neth0 cable 25000\n"
-    )
-    text += "wlp2s0 wireless -1\n== memory\n64000000000\n"
-    machine = parse(text)
-    assert {i.name: (i.kind, i.speed) for i in machine.interfaces} == {
-        "lo": (OTHER, 0),
-        "eth0": (ETHERNET, 25000),
-        "wlp2s0": (WIFI, 0),
-        "tailscale0": (VPN, 0),
-        "eth9": (VPN, 0),
-        "docker0": (OTHER, 0),
-        "thunderbolt0": (THUNDERBOLT, 0),
-    }
-    assert (machine.memory, machine.chip) == (64000000000, "")
-
-
-def test_this_machine():
-    done = Remote("127.0.0.1").run(["sh", "-c", SCRIPT], timeout=10)
-    machine = parse(done.out)
-    assert "127.0.0.1/8" in [i.address for i in machine.interfaces]
-    assert machine.memory > 1 << 28
-
-
-@pytest.mark.parametrize(
-    "text", ["", "== system\nLinux\n", "== system\nLinux\n== addr\n{\n== links\n"]
-)
-def test_what_is_no_answer_is_refused(text):
-    with pytest.raises(ClusterError, match="its interfaces"):
-        parse(text)
-
-
-kinds = st.sampled_from([*ORDER, VPN, OTHER])
+NETWORKS = ["10.0.0.0/24", "10.0.0.0/16", "192.168.1.0/24", "169.254.0.0/16", "172.17.0.0/16"]
 
 
 @st.composite
-def networks(draw):
-    """Machines with interfaces in some of a few subnets, of any kind and speed."""
-    count, machines = draw(st.integers(2, 4)), {}
-    for m in range(count):
-        chosen = draw(st.lists(st.integers(0, 5), unique=True, max_size=6))
-        machines[f"h{m}"] = Machine(
-            tuple(
-                Interface(f"i{s}", f"10.0.{s}.{m + 1}/24", draw(kinds), draw(st.integers(0, 3)))
-                for s in chosen
-            )
-        )
-    return machines
+def interfaces(draw):
+    network = IPv4Network(draw(st.sampled_from(NETWORKS)))
+    kind = draw(st.sampled_from(Kind))
+    address = IPv4Interface(f"{network[draw(st.integers(1, 6))]}/{network.prefixlen}")
+    name = f"{kind.name.lower()}{draw(st.integers(0, 3))}"
+    return Interface(name, kind, address, draw(st.sampled_from([None, 100, 1000, 10000])))
 
 
-@given(networks())
-def test_the_best_network_that_all_are_in(machines):
-    def worst(network):
-        """Of the machines' kinds in a network; None where it does not have them all."""
-        places = []
-        for machine in machines.values():
-            here = [i for i in machine.interfaces if i.network == network and i.kind in ORDER]
-            if not here:
-                return None
-            places.append(min(ORDER.index(i.kind) for i in here))
-        return max(places)
+hosts = st.lists(st.lists(interfaces(), max_size=6), min_size=2, max_size=4).map(
+    lambda each: {f"host{i}": found for i, found in enumerate(each)}
+)
 
-    every = {i.network for machine in machines.values() for i in machine.interfaces}
-    possible = [w for w in map(worst, every) if w is not None]
-    if not possible:
-        with pytest.raises(ClusterError, match="VPN is not used"):
-            choose(machines)
+
+def reachable(found, network, worst):
+    """A host's addresses in a network over interfaces that are at least so good."""
+    return {i.address.ip for i in found if i.address.network == network and i.kind <= worst}
+
+
+@given(hosts)
+def test_the_chosen_are_different_addresses_of_one_subnet_and_no_vpn(hosts):
+    try:
+        chosen = choose(hosts)
+    except ClusterError:
         return
-    chosen = choose(machines)
-    assert chosen.keys() == machines.keys()
-    assert all(one in machines[host].interfaces for host, one in chosen.items())
-    assert len({one.network for one in chosen.values()}) == 1
-    assert max(ORDER.index(one.kind) for one in chosen.values()) == min(possible)
+    assert list(chosen) == list(hosts)
+    assert len({i.address.network for i in chosen.values()}) == 1
+    assert len({i.address.ip for i in chosen.values()}) == len(hosts)
+    for host, interface in chosen.items():
+        assert interface in hosts[host] and interface.kind != Kind.VIRTUAL
 
 
-def test_init_asks_each_host(ssh):
-    """Both are this machine here, so no network has two addresses, but the loopback's would."""
-    (ssh / "two.down").touch()
-    with pytest.raises(ClusterError, match="No route to host"):
-        find(["one", "two"])
-    with pytest.raises(RequestError, match="each host once"):
-        find(["one", "one"])
-    with pytest.raises(ClusterError, match="no network that all hosts are in"):
-        find(["one", "three"])
-    hostfile, lines = find(["127.0.0.1", "127.0.0.1"])
-    assert [host.ips for host in hostfile.hosts] == [("127.0.0.1",)] * 2
-    assert lines == ["127.0.0.1: only this machine"]
+@given(hosts, st.sampled_from(NETWORKS), st.sampled_from([Kind.THUNDERBOLT, Kind.ETHERNET]))
+def test_no_wifi_where_cables_join_all_and_a_vpn_alone_is_refused(hosts, cabled, kind):
+    network = IPv4Network(cabled)
+    for i, found in enumerate(hosts.values()):  # addresses that no random one has
+        address = IPv4Interface(f"{network[100 + i]}/{network.prefixlen}")
+        # Alone of its kind in that subnet, so that it is the one to take there.
+        found[:] = [x for x in found if x.address.network != network or x.kind > kind]
+        found.append(Interface("cable", kind, address))
+    chosen = choose(hosts)
+    assert max(i.kind for i in chosen.values()) <= kind
+    for interface in chosen.values():
+        assert interface.kind != Kind.VIRTUAL
+
+
+@given(hosts)
+def test_a_refusal_means_that_no_subnet_joins_them(hosts):
+    """By another search: whatever single address a host has in a subnet, they must not differ."""
+    try:
+        choose(hosts)
+    except ClusterError as error:
+        assert all(host in str(error) for host in hosts)
+        for network in map(IPv4Network, NETWORKS):
+            each = [reachable(found, network, Kind.WIFI) for found in hosts.values()]
+            if all(len(addresses) == 1 for addresses in each):
+                assert len(set.union(*each)) < len(hosts)
+
+
+def test_a_faster_cable_of_one_kind_goes_first_and_link_local_last():
+    def host(last):
+        return [
+            Interface("slow", Kind.ETHERNET, IPv4Interface(f"10.0.0.{last}/24"), 1000),
+            Interface("fast", Kind.ETHERNET, IPv4Interface(f"10.1.0.{last}/24"), 10000),
+            Interface("same", Kind.ETHERNET, IPv4Interface(f"169.254.0.{last}/16"), 10000),
+        ]
+
+    chosen = choose({"a": host(1), "b": host(2)})
+    assert {i.name for i in chosen.values()} == {"fast"}
+    assert reason(chosen["a"], host(1)) == (
+        "fast 10.1.0.1 (Ethernet, 10 Gbit/s) in 10.1.0.0/24, common to all; not same 169.254.0.1"
+        " (Ethernet, 10 Gbit/s), slow 10.0.0.1 (Ethernet, 1 Gbit/s)"
+    )
+
+
+# --- What commands print --------------------------------------------------------------------------
+
+
+def sample(name):
+    return (SAMPLES / "studio1" / name).read_text()
+
+
+def test_macs_interfaces_are_read():
+    found = {i.name: i for i in from_mac(sample("ifconfig"), sample("networksetup"))}
+    assert {name: i.kind for name, i in found.items()} == {
+        "lo0": Kind.VIRTUAL,
+        "en0": Kind.ETHERNET,
+        "en1": Kind.WIFI,
+        "bridge0": Kind.THUNDERBOLT,
+        "bridge100": Kind.VIRTUAL,
+        "utun4": Kind.VIRTUAL,
+    }
+    assert found["en0"].address == IPv4Interface("192.168.1.11/24")
+    assert (found["en0"].speed, found["bridge0"].speed) == (10000, None)
+    assert found["bridge0"].address == IPv4Interface("169.254.17.201/16")
+    assert devices(sample("networksetup"))["Thunderbolt 2"] == "en3"
+
+
+@pytest.mark.parametrize(
+    ("port", "kind"),
+    [
+        ("Thunderbolt Bridge", Kind.THUNDERBOLT),
+        ("Thunderbolt 4", Kind.THUNDERBOLT),
+        ("Thunderbolt Ethernet Slot 1", Kind.ETHERNET),
+        ("Ethernet Adapter (en4)", Kind.ETHERNET),
+        ("USB 10/100/1000 LAN", Kind.ETHERNET),
+        ("Wi-Fi", Kind.WIFI),
+        ("iPhone USB", Kind.VIRTUAL),
+        ("Bluetooth PAN", Kind.VIRTUAL),
+    ],
+)
+@pytest.mark.parametrize(
+    ("media", "speed"),
+    [("1000baseT <full-duplex>", 1000), ("2500Base-T", 2500), ("2.5Gbase-T", 2500), ("none", None)],
+)
+def test_macs_ports_are_told_apart_by_their_names(port, kind, media, speed):
+    ifconfig = (
+        "en7: flags=8863<UP,BROADCAST,RUNNING> mtu 1500\n\tinet 10.0.0.5 netmask 0xfffffffc\n"
+        f"\tmedia: autoselect ({media})\n\tstatus: active\n"
+    )
+    (found,) = from_mac(ifconfig, f"\nHardware Port: {port}\nDevice: en7\nEthernet Address: x\n")
+    assert found == Interface("en7", kind, IPv4Interface("10.0.0.5/30"), speed)
+    inactive = ifconfig.replace("active", "inactive")
+    assert from_mac(inactive, f"\nHardware Port: {port}\nDevice: en7\n") == []
+
+
+def link(name, address, link_type="ether", flags=("UP", "LOWER_UP"), **more):
+    local, prefix = address.split("/")
+    entry = {"family": "inet", "local": local, "prefixlen": int(prefix)}
+    return {
+        "ifname": name,
+        "flags": list(flags),
+        "link_type": link_type,
+        "operstate": "UP",
+        "addr_info": [entry, {"family": "inet6", "local": "fe80::1", "prefixlen": 64}],
+    } | more
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [
+        (link("eth0", "10.0.0.1/24"), Kind.ETHERNET),
+        (link("enp3s0f1", "10.0.0.1/24"), Kind.ETHERNET),
+        (link("br0", "10.0.0.1/24"), Kind.ETHERNET),
+        (link("thunderbolt0", "10.0.0.1/24"), Kind.THUNDERBOLT),
+        (link("wlp2s0", "10.0.0.1/24"), Kind.WIFI),
+        (link("radio", "10.0.0.1/24"), Kind.WIFI),
+        (link("lo", "127.0.0.1/8", "loopback"), Kind.VIRTUAL),
+        (link("eth0", "100.64.3.1/24"), Kind.VIRTUAL),
+        (link("tailscale0", "100.64.3.1/32", "none"), Kind.VIRTUAL),
+        (link("wg0", "10.6.0.1/24", "none"), Kind.VIRTUAL),
+        (link("office", "10.6.0.1/24", "none"), Kind.VIRTUAL),
+        (link("tun0", "10.8.0.6/24", "none", ("UP", "POINTOPOINT")), Kind.VIRTUAL),
+        (link("ztabcdefgh", "10.147.17.1/24"), Kind.VIRTUAL),
+        (link("docker0", "172.17.0.1/16"), Kind.VIRTUAL),
+        (link("br-1f00aa12bc34", "172.18.0.1/16"), Kind.VIRTUAL),
+        (link("virbr0", "192.168.122.1/24"), Kind.VIRTUAL),
+    ],
+    ids=lambda value: value["ifname"] if isinstance(value, dict) else value.name,
+)
+def test_linux_interfaces_are_read(made, kind):
+    (found,) = from_linux(json.dumps([made]), "eth0 10000\nbr0 -1\nlo \n", "radio\n*\n")
+    assert found.kind == kind
+    assert found.speed == (10000 if made["ifname"] == "eth0" else None)
+    assert from_linux(json.dumps([made | {"operstate": "DOWN"}])) == []
+    assert from_linux(json.dumps([made | {"flags": ["BROADCAST"]}])) == []
+
+
+def test_what_this_machine_says_is_read():
+    if shutil.which("ip") is None:
+        pytest.skip("no ip (package iproute2)")
+    found = survey("127.0.0.1")
+    addresses = {str(i.address.ip): i.kind for i in found.interfaces}
+    assert addresses.pop("127.0.0.1") == Kind.VIRTUAL
+    links = json.loads(subprocess.check_output(["ip", "-j", "link"]))
+    plain = {x["ifname"] for x in links if re.fullmatch(r"(eth|en[ops])\d\w*", x["ifname"])}
+    assert all(
+        (i.kind == Kind.ETHERNET) or i.address.ip in SHARED
+        for i in found.interfaces
+        if i.name in plain
+    )
+    assert found.memory == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@given(st.integers(0, SHARED.num_addresses - 1), st.sampled_from(["eth0", "thunderbolt0"]))
+def test_addresses_that_tailscale_gives_are_never_taken(number, name):
+    (found,) = from_linux(json.dumps([link(name, f"{SHARED[number]}/32")]))
+    with pytest.raises(ClusterError):
+        choose({"a": [found], "b": [found]})
