@@ -280,7 +280,7 @@ def _sweep() -> None:
 
 
 def wait_until(true, within: float, what: str = "") -> None:
-    """Raises AssertionError where it does not become true."""
+    """Raises AssertionError where it does not become true, with str(what)."""
     deadline = time.monotonic() + within
     while not true():
         assert time.monotonic() < deadline, f"not within {within} s: {what}"

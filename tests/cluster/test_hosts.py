@@ -97,8 +97,8 @@ class Ranks:
         ]
 
     def __str__(self):
-        texts = (f"--- {path.name}\n{path.read_text()}" for path in sorted(self.folder.iterdir()))
-        return "\n".join(texts)[-8000:]
+        files = sorted(self.folder.iterdir())
+        return "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in files)
 
     def close(self):
         self.launcher.kill()  # nsenter; the launcher itself ends with its host
@@ -218,7 +218,7 @@ def test_the_page_is_on_the_first_host_and_answers(two):
         a.kill(running.pid(0), number=signal.SIGTERM)
         for rank in (0, 1):
             code, _, lines = running.ended(rank, WITHIN)
-            assert (code, lines) == (0, []) or (rank and code in (-1, 129)), running
+            assert (code, lines) == (0, []) or (rank and code in (-1, 129)), str(running)
 
 
 # --- Faults --------------------------------------------------------------------------------------
@@ -241,16 +241,16 @@ def fault(made, kind, moment, victim, pause):
         told = [rank for rank in range(len(made)) if rank != victim or kind == "cut"]
         for rank in told:
             code, when, lines = running.ended(rank, WITHIN + 5)
-            assert when - since < WITHIN, running
-            assert code not in (0, -signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT), running
-            assert len(lines) == 1, running
+            assert when - since < WITHIN, str(running)
+            assert code not in (0, -signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT), str(running)
+            assert len(lines) == 1, str(running)
             # To who is cut off, all others are.
             lost = [victim] if rank != victim else [other for other in told if other != rank]
             names = [f"k2mlx: rank {one} ({made[one].name}) was lost: " for one in lost]
-            assert lines[0].startswith(tuple(names)), running
+            assert lines[0].startswith(tuple(names)), str(running)
         if kind == "stop":
             made[victim].kill(pid, number=signal.SIGCONT)
-            assert running.ended(victim, 15)[0] != 0, running
+            assert running.ended(victim, 15)[0] != 0, str(running)
         if kind == "cut":
             made[victim].mend()
         wait_until(lambda: not running.left(), WITHIN, running.left())
@@ -274,9 +274,10 @@ def at_random(seed, count):
         fault(made, kind, moment, victim, pause)
 
 
-@pytest.mark.parametrize("seed", [0, 3, 6])  # a stop in idle, a kill in prefill, a cut in loading
-def test_a_fault_at_a_random_moment(seed):
-    at_random(secrets.randbits(32) if "K2MLX_EXPLORE" in os.environ else seed, 2)
+# A stop in idle, a kill in prefill of the one between two, a cut in loading.
+@pytest.mark.parametrize(("seed", "count"), [(0, 2), (3, 3), (6, 2)])
+def test_a_fault_at_a_random_moment(seed, count):
+    at_random(secrets.randbits(32) if "K2MLX_EXPLORE" in os.environ else seed, count)
 
 
 @pytest.mark.slow

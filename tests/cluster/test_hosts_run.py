@@ -97,7 +97,7 @@ def test_it_starts_again_when_a_host_is_back_and_reads_what_was_said(kind):
         assert [len(pids) > 0 for pids in running.ranks()] == [True, True]
         pids = [pid for pid, args in a.processes().items() if "cluster run" in args]
         a.kill(*pids, number=signal.SIGTERM)
-        assert running.process.wait(30) == 128 + signal.SIGTERM, running
+        assert running.process.wait(30) == 128 + signal.SIGTERM, str(running)
         wait_until(lambda: running.ranks() == [[], []], 5, running)
 
 

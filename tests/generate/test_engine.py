@@ -346,6 +346,20 @@ def test_close_cancels_what_runs_and_waits(make_engine, scripted):
     engine.close()
 
 
+@pytest.mark.parametrize("call", ["synchronize", "clear_cache"])
+def test_an_engine_ends_though_mlx_repeats_an_error(make_engine, scripted, monkeypatch, call):
+    """As it does in any of its calls after a neighbour in a ring was lost."""
+    engine = make_engine(scripted())
+    assert list(engine.submit([20], GREEDY))
+
+    def repeat():
+        raise RuntimeError("[ring] connection to a peer was lost")
+
+    monkeypatch.setattr(mx, call, repeat)
+    engine._worker.stop()
+    assert engine._worker.ended.wait(10)
+
+
 def test_a_dropped_engine_frees_its_model(scripted, config):
     models = []
 
