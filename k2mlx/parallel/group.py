@@ -45,7 +45,8 @@ class Group:
         self.layers, self.tensor = layers, tensor
         self.ring, self._channel = ring, channel
         self._link: Link | None = None
-        self.tell, self.hear, self.vote = channel.tell, channel.hear, channel.vote
+        self.tell, self.hear = channel.tell, channel.hear
+        self.vote, self.total = channel.vote, channel.total
         self.report, self.ask_to_stop = channel.report, channel.ask_to_stop
 
     def __enter__(self) -> Group:
