@@ -21,7 +21,17 @@ from .hostfile import Host, HostFile
 from .rank import GRACE, MARK
 from .remote import ANSWER, Remote, Unreachable
 
-LAUNCH = "from mlx._distributed_utils.launch import main; main()"
+# Ends with us, however we end: else it would stay, and with it the ranks.
+LAUNCH = """
+import os, signal, threading, time
+def watch(parent):
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.killpg(0, signal.SIGTERM)
+threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+from mlx._distributed_utils.launch import main
+main()
+"""
 DRAIN = 15.0  # seconds for all ranks to end once one has, or was asked to
 
 

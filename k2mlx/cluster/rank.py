@@ -55,18 +55,27 @@ def watch(job: str, command: list[str]) -> int:
     started this is gone."""
     rank, parent = os.environ.get("MLX_RANK", "0"), os.getppid()
     ending: list[float] = []
+    child: subprocess.Popen[bytes] | None = None
 
     def end(*_: object) -> None:
         if not ending:
             ending.append(time.monotonic())
+        if child is not None:
             _signal(child.pid, signal.SIGTERM)
             _signal(child.pid, signal.SIGCONT)
 
-    # A session of its own: what ends ours, such as a cable that is pulled, must not kill it before
-    # it could leave in order.
-    child = subprocess.Popen(command, start_new_session=True)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, end)
+        signal.signal(number, lambda *_: None if ending else end())
+    try:
+        # A session of its own: what ends ours, such as a cable that is pulled, must not kill it
+        # before it could leave in order.
+        child = subprocess.Popen(command, start_new_session=True)
+    except OSError as error:
+        print(f"k2mlx: cannot start {command[0]}: {error.strerror}", file=sys.stderr)
+        _say(f"{job} {rank} ended 2")
+        return 2
+    if ending:  # it was asked for before there was anything to end
+        end()
     record = _path(job, rank)
     processes = [(pid, _started(pid)) for pid in (os.getpid(), child.pid)]
     write_private(record, json.dumps(processes))
@@ -76,7 +85,7 @@ def watch(job: str, command: list[str]) -> int:
             code = child.wait(POLL)
             break
         except subprocess.TimeoutExpired:
-            if os.getppid() != parent:
+            if os.getppid() != parent and not ending:
                 end()
             if ending and time.monotonic() - ending[0] > GRACE:
                 _signal(child.pid, signal.SIGKILL)

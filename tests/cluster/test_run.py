@@ -62,7 +62,7 @@ def gone(pids):
         ([sys.executable, "-c", "pass"], 0),
         ([sys.executable, "-c", "import os; exit(int(os.environ['MLX_RANK']))"], 1),
         ([sys.executable, "-c", "import os; exit(2 * int(os.environ['MLX_RANK']))"], 2),
-        (["no-such-program"], 1),
+        (["no-such-program"], 2),
     ],
 )
 def test_the_exit_code_is_that_of_the_ranks(tmp_path, command, code):
@@ -167,6 +167,26 @@ def test_a_closed_terminal_ends_all_ranks(tmp_path):
     os.close(master)
     assert process.wait(30) != 0
     assert gone([int(p) for r in range(2) for p in (tmp_path / f"{r}.pid").read_text().split()])
+
+
+def test_nothing_is_left_where_the_watch_itself_is_killed(tmp_path):
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text(
+        HostFile((Host("127.0.0.1", ("127.0.0.1",)), Host("two", ("127.0.0.1",)))).to_json()
+    )
+    toy = [sys.executable, "-m", "tests.cluster.toy", str(tmp_path)]
+    words = ["cluster", "run", "--hostfile", str(hosts), "--port", "26580", "--", *toy]
+    with subprocess.Popen([sys.executable, "-m", "k2mlx", *words]) as process:
+        limit = time.monotonic() + 30
+        while not all((tmp_path / f"{r}.pid").exists() for r in range(2)):
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        process.kill()
+    pids = [int(p) for r in range(2) for p in (tmp_path / f"{r}.pid").read_text().split()]
+    limit = time.monotonic() + 20
+    while not gone(pids):
+        assert time.monotonic() < limit
+        time.sleep(0.1)
 
 
 def test_a_host_that_comes_back_is_waited_for(tmp_path):
