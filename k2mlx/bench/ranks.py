@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 from statistics import median
+from time import perf_counter
 from typing import Any
 
 import mlx.core as mx
@@ -29,6 +30,7 @@ from k2mlx.parallel.group import Group
 
 ONE, RANKS, PEER = "one device", "k2mlx", "mlx-lm pipeline"
 ANSWER, PROMPT = 64, 128  # tokens of the decode cases
+TRIPS = 50
 SHORT = 1.0  # seconds; shorter work is done twice, and the second time counts
 
 
@@ -93,6 +95,7 @@ def run(
         "layers_of_rank_0": len(group.layers),
         "chunk": chunk,
         "rounds": rounds,
+        "round_trip": _round_trip(group),
     }
     for case in cases:
         turns = _turns(case, loaded, mine, other, group, chunk)
@@ -105,6 +108,17 @@ def run(
                     seconds[name].append(taken.seconds)
         if group.leads:
             yield _row(case, seconds, group.size, chunk) | shared
+
+
+def _round_trip(group: Group) -> float:
+    """Seconds for a word to all ranks and back, the median: what the links cost at least once a
+    token. Every rank calls it."""
+    taken = []
+    for _ in range(TRIPS):
+        began = perf_counter()
+        group.vote(0)
+        taken.append(perf_counter() - began)
+    return median(taken)
 
 
 Turn = Callable[[Random], Taken]
