@@ -250,7 +250,7 @@ def test_who_was_given_up_is_not_told_goodbye():
     follower[0].lost(0, "nothing heard of it for 6 s")
     follower[0].close()
     assert leader.failed.wait(5)
-    with pytest.raises(ClusterError, match="rank 1 .* was lost"):
+    with pytest.raises(ClusterError, match=r"rank 1 .* was lost"):
         leader.vote(1)
     leader.close()
 
