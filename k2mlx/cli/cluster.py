@@ -48,7 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     _hostfile(run_)
     add = run_.add_argument
     add("--wait", type=float, default=60, metavar="S", help="for a lost host (%(default)s)")
-    add("--retries", type=int, default=3, metavar="N", help="starts after the first (%(default)s)")
+    add("--retries", type=int, default=3, metavar="N", help="new starts in a row (%(default)s)")
     _python(run_)
     add("--port", type=int, default=32323, metavar="N", help="first of the ring's (%(default)s)")
     add(
@@ -125,7 +125,8 @@ def _run(args: argparse.Namespace) -> int:
         signals.append(number)
         stop.set()
 
-    before = {s: signal.signal(s, end) for s in (signal.SIGTERM, signal.SIGINT)}
+    ways = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last: its terminal was closed
+    before = {s: signal.signal(s, end) for s in ways}
     model = _elsewhere(model_of(command))
     settings = Settings(args.python, model, args.wait, args.retries, args.port)
     try:

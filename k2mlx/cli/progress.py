@@ -1,6 +1,7 @@
 """One line of progress on standard error: how far, how fast, how long still; and the memory that it
 took."""
 
+import os
 import resource
 import sys
 import time
@@ -12,12 +13,17 @@ OFTEN = 0.1  # seconds between the times that a line is written over
 QUIET = 30.0  # seconds between progress lines where nobody watches a terminal
 
 
+def watched(out: TextIO) -> bool:
+    """Whether a terminal shows it. mlx.launch, a pipe in between, tells its terminal's size."""
+    return out.isatty() or {"MLX_RANK", "COLUMNS"} <= os.environ.keys()
+
+
 class Display:
     """Progress on one line that is written over, or a line now and then where that cannot be."""
 
     def __init__(self, out: TextIO, before: str = "") -> None:
         self.line, self._before = "", before
-        self._out, self._terminal = out, out.isatty()
+        self._out, self._terminal = out, watched(out)
         self._shown, self._width = -QUIET, 0
 
     def __call__(self, progress: Progress) -> None:
@@ -59,6 +65,8 @@ class Report:
             self._display.close()
             self._progress = progress = Progress(total, done)
             self._shown = 0.0
+        elif progress.here >= total:  # the end has been shown
+            return
         progress.add(done - progress.here)
         now = time.monotonic()
         if now - self._shown >= OFTEN or done >= total:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from k2mlx.cli.progress import Report
+from k2mlx.cli.progress import Report, watched
 from k2mlx.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def engine(args: argparse.Namespace, path: Path, **options: Any) -> Generator[En
     from k2mlx.parallel.split import CONTEXT, parse_split
 
     by_hand = parse_split(args.split) if args.split else None
-    tensor, report = args.parallel == "tensor", Loading() if sys.stderr.isatty() else None
+    tensor, report = args.parallel == "tensor", Loading() if watched(sys.stderr) else None
     group = join(
         path,
         capacity=free_memory(),
@@ -73,6 +73,9 @@ def engine(args: argparse.Namespace, path: Path, **options: Any) -> Generator[En
             yield alone
         return
     from k2mlx.parallel.exit import leave, on_signals
+
+    if report is not None:
+        report.size = group.size
 
     group.on_stop(lambda: os.kill(os.getpid(), signal.SIGINT))
     on_signals(_interrupt if group.leads else group.ask_to_stop)
@@ -115,9 +118,11 @@ def _load(path: Path, group: Group) -> Any:
 
 
 class Loading:
-    """One line for what all ranks have loaded; called on the channel's thread."""
+    """One line for what all ranks have loaded; called on the channel's thread. size: of the group,
+    when it is known; nothing is shown before all of them have said how much they load."""
 
     def __init__(self) -> None:
+        self.size = sys.maxsize
         self._lock = threading.Lock()
         self._ranks: dict[int, tuple[int, int]] = {}
         self._report = Report("loading")
@@ -125,5 +130,7 @@ class Loading:
     def __call__(self, rank: int, done: int, total: int) -> None:
         with self._lock:
             self._ranks[rank] = done, total
+            if len(self._ranks) < self.size:
+                return
             loaded, wanted = (sum(column) for column in zip(*self._ranks.values(), strict=True))
             self._report(loaded, wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import subprocess
@@ -77,6 +78,7 @@ class Run:
         # would look at one that has ended again and again.
         self._process = subprocess.Popen(
             [*launch, *rank, *command],
+            env=os.environ | _terminal(),
             start_new_session=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -160,3 +162,11 @@ class Run:
         match words:
             case [self._job, rank, "ended", code]:
                 self._ended.codes[int(rank)] = int(code)
+
+
+def _terminal() -> dict[str, str]:
+    """The size of our terminal, which mlx.launch hands on: ranks show progress by it."""
+    if not sys.stderr.isatty():
+        return {}
+    columns, lines = os.get_terminal_size(sys.stderr.fileno())
+    return {"COLUMNS": str(columns), "LINES": str(lines)}

@@ -16,6 +16,7 @@ from .launch import Run
 from .rank import GRACE
 from .remote import ANSWER, Remote, Unreachable
 
+STEADY = 600.0  # seconds after which a start has not come to nothing
 Say = Callable[[str], None]
 
 
@@ -41,15 +42,17 @@ def supervise(
     Started again after a rank was lost: on all hosts, if they answer within settings.wait; else on
     the rest, if it can hold the model. Not after an error in what the user gave (code 2).
     """
-    hosts = list(hostfile.hosts)
-    for turn in range(settings.retries + 1):
+    hosts, starts = list(hostfile.hosts), 0  # starts in a row that came to nothing
+    while True:
+        began = time.monotonic()
         chosen = hostfile.only(hosts)
         ended = Run(chosen, command, settings.python, settings.port, stop).wait()
         if stop.is_set() or not ended.failed:
             return ended.code
         say(ended.account)
-        if turn == settings.retries:
-            say(f"gave up after {turn + 1} starts")
+        starts = 1 if time.monotonic() - began > STEADY else starts + 1
+        if starts > settings.retries:
+            say(f"gave up after {starts} starts")
             return 1
         try:
             hosts = _again(hostfile, settings, say, stop)
@@ -59,8 +62,7 @@ def supervise(
         if stop.is_set():
             return 1
         names = ", ".join(host.ssh for host in hosts)
-        say(f"starting again on {names} ({turn + 1} of {settings.retries})")
-    return 1
+        say(f"starting again on {names} ({starts} of {settings.retries})")
 
 
 def _again(hostfile: HostFile, settings: Settings, say: Say, stop: threading.Event) -> list[Host]:

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -158,6 +159,7 @@ class Worker:
         memory = free_memory() // 2 if limits.memory is None else limits.memory
         if group is not None:  # in tokens the same for all, so that all decide alike
             memory, layers = group.vote(memory // row) * row, group.vote(layers)
+            loaded = replace(loaded, bytes=group.total(loaded.bytes))
         self._ready = ready = describe(loaded, self._prefix)
         costs = Costs() if limits.speculate else None
         make_runner = Runner if group is None else group.runner

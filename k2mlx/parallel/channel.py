@@ -128,6 +128,10 @@ class Channel:
         """The least of all ranks' values. Every rank calls it, in the same order."""
         return min(_VALUE.unpack(part)[0] for part in self.gather(_VALUE.pack(value)))
 
+    def total(self, value: int) -> int:
+        """The sum of all ranks' values. Every rank calls it, in the same order."""
+        return sum(_VALUE.unpack(part)[0] for part in self.gather(_VALUE.pack(value)))
+
     def report(self, done: int, total: int) -> None:
         """Tell rank 0's `on_report` how far this rank is."""
         if self.rank:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from .watchdog import watched
 
 FORMING = 60.0  # seconds for MLX to connect the ranks
 CONNECTING = 30.0  # seconds for all ranks to open the channel
+SAYING = 1.0  # seconds for rank 0 to say why nothing starts: mlx.launch ends all when one ends
 
 
 class Group:
@@ -43,7 +45,8 @@ class Group:
         self.layers, self.tensor = layers, tensor
         self.ring, self._channel = ring, channel
         self._link: Link | None = None
-        self.tell, self.hear, self.vote = channel.tell, channel.hear, channel.vote
+        self.tell, self.hear = channel.tell, channel.hear
+        self.vote, self.total = channel.vote, channel.total
         self.report, self.ask_to_stop = channel.report, channel.ask_to_stop
 
     def __enter__(self) -> Group:
@@ -137,8 +140,11 @@ def join(
         else:
             members = [Member(**one["member"]) for one in everyone]
             layers = split_layers(config, members, context, by_hand)[ring.rank()]
-    except BaseException:  # found on all ranks alike
+    except K2Error as error:  # found on all ranks alike: rank 0 says it
         channel.close()
+        if ring.rank():
+            time.sleep(SAYING)
+            raise SystemExit(2) from error
         raise
     return Group(ring, channel, layers, tensor)
 

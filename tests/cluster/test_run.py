@@ -128,7 +128,7 @@ def test_the_end_is_asked_for_before_it_is_forced(tmp_path, capfdbinary):
     assert run.said == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_ends_all_ranks_in_order(tmp_path, number):
     hosts = tmp_path / "hosts.json"
     hosts.write_text(HostFile((Host("127.0.0.1", ("127.0.0.1",)),) * 2).to_json())
@@ -143,6 +143,29 @@ def test_ctrl_c_ends_all_ranks_in_order(tmp_path, number):
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert sorted(out.splitlines()) == [b"rank 0 says goodbye", b"rank 1 says goodbye"]
+    assert gone([int(p) for r in range(2) for p in (tmp_path / f"{r}.pid").read_text().split()])
+
+
+def test_a_closed_terminal_ends_all_ranks(tmp_path):
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text(HostFile((Host("127.0.0.1", ("127.0.0.1",)),) * 2).to_json())
+    toy = [sys.executable, "-m", "tests.cluster.toy", str(tmp_path)]
+    words = ["cluster", "run", "--hostfile", str(hosts), "--port", "26550", "--", *toy]
+    master, slave = os.openpty()
+    own_terminal = (  # setsid, then the terminal is that of the session
+        "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0);"
+        "os.execv(sys.executable, [sys.executable, '-m', 'k2mlx', *sys.argv[1:]])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", own_terminal, *words], stdin=slave, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    limit = time.monotonic() + 30
+    while not all((tmp_path / f"{r}.pid").exists() for r in range(2)):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    os.close(master)
+    assert process.wait(30) != 0
     assert gone([int(p) for r in range(2) for p in (tmp_path / f"{r}.pid").read_text().split()])
 
 

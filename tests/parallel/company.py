@@ -58,12 +58,18 @@ class Member:
         return payload
 
     def vote(self, value):
+        return min(self._gathered(value))
+
+    def total(self, value):
+        return sum(self._gathered(value))
+
+    def _gathered(self, value):
         company = self._company
         company.votes[self.rank] = value
         company.barrier.wait(PATIENCE)
-        least = min(company.votes)
+        values = list(company.votes)
         company.barrier.wait(PATIENCE)
-        return least
+        return values
 
     def on_failure(self, call):
         pass

@@ -153,3 +153,9 @@ def test_a_prompt_cancelled_between_two_chunks_leaves_nothing_on_the_wire(alone)
             assert started[0].stats.finish_reason == "cancelled"
             again = engine.submit([50 + stop] * 9, greedy, stop_ids=())
             assert list(again) == list(alone.submit([50 + stop] * 9, greedy, stop_ids=()))
+
+
+def test_the_weights_that_are_told_are_those_of_all_ranks(alone, together):
+    assert together.info.parameters == alone.info.parameters
+    size = together._worker._group.size
+    assert together.info.bytes == size * alone.info.bytes  # each rank said 12,345

@@ -11,6 +11,7 @@ from statistics import median
 import pytest
 
 from k2mlx.generate.engine import Engine
+from tests.folders import write_folder
 from tests.parallel import program
 from tests.parallel.test_pipeline import load
 
@@ -73,3 +74,48 @@ def test_no_stage_idles_longer_than_the_pipeline_takes_to_fill(counts):
                 together.append(min(chunks[number][1], before[1]) - max(begin, before[0]))
     assert median(late) < program.STEP / 2, spans
     assert median(together) > program.STEP / 2, spans
+
+
+GENERATE = ("-m", "k2mlx", "generate", "--prompt", "hello", "--temperature", "0")
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_tensor_mode_says_the_same(tmp_path, size):
+    """By the command that a user types; test_tensor_ring.py compares logits."""
+    wide = {"intermediate_size": 128, "moe_intermediate_size": 128}
+    folder = write_folder(tmp_path / "wide", **wide, num_attention_heads=4)
+    words = (*GENERATE, "--model", str(folder), "--max-tokens", "8", "--json", "--seed", "1")
+    answers = []
+    for ranks_, extra in ((1, ()), (size, ("--parallel", "tensor"))):
+        out, everything = launch(ranks_, *words, *extra)
+        assert out, everything
+        answers.append(json.loads(out))
+    assert answers[0]["text"] == answers[1]["text"]
+    assert answers[0]["completion_tokens"] == answers[1]["completion_tokens"] == 8
+
+
+@pytest.mark.parametrize(
+    ("size", "words", "says"),
+    [
+        (2, ("--parallel", "tensor"), "wanted a multiple of 64 for 2 machines"),
+        (3, ("--parallel", "tensor"), "wanted 2 or 4"),
+        (2, ("--split", "5,5"), "add up to 6 layers"),
+        (2, ("--split", "6,0"), "wanted layers of each rank"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_one_line(size, words, says):
+    _, everything = launch(size, *GENERATE, "--model", "models/k2-nano", *words)
+    lines = [line for line in everything.splitlines() if "[WARN]" not in line]
+    assert len(lines) == 1 or lines[1:] == lines[:1] * (size - 1), everything
+    assert lines[0].startswith("k2mlx: ")
+    assert says in lines[0]
+
+
+def test_all_ranks_loading_is_one_line(monkeypatch):
+    """mlx.launch tells the size of its terminal, which it keeps to itself."""
+    monkeypatch.setenv("COLUMNS", "100")
+    everything = launch(2, *GENERATE, "--max-tokens", "2")[1]
+    shown = [line for line in everything.splitlines() if line.startswith("loading")]
+    assert shown, everything
+    assert all(" of 32.7 MB, " in line for line in shown), shown  # both ranks' from the first on
+    assert [line.startswith("loading 32.7 MB") for line in shown].index(True) == len(shown) - 1
