@@ -154,10 +154,13 @@ class Channel:
         self._fail(text)
 
     def close(self) -> None:
-        """Leave. From rank 0 it is a goodbye to all, after everything that it told."""
+        """Leave. From rank 0 it is a goodbye to all, after everything that it told.
+
+        After a failure without one: who was only stopped, and is woken, would take it for an end in
+        order, and wait for ever."""
         self._leaving.set()
         for link in self._links.values():
-            link.say_goodbye()
+            link.leave(goodbye=self.error is None)
         deadline = time.monotonic() + LEAVING
         for link in self._links.values():
             link.end(deadline)
@@ -263,9 +266,10 @@ class _Link:
         except OSError:  # it would wait; or has ended, of which the receiver tells
             return 0
 
-    def say_goodbye(self) -> None:
+    def leave(self, *, goodbye: bool) -> None:
         """After all that waits."""
-        self._out.put(encode(Kind.BYE))
+        if goodbye:
+            self._out.put(encode(Kind.BYE))
         self._out.put(None)
 
     def end(self, deadline: float) -> None:

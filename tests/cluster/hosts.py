@@ -111,7 +111,7 @@ class Host:
         return subprocess.Popen(self.enter(*argv), env=environment, **options)
 
     def run(self, *argv: object, timeout: float = 60) -> subprocess.CompletedProcess:
-        """A command to its end. Raises: CalledProcessError."""
+        """A command to its end. Raises: AssertionError where that is not a good one."""
         pipe = subprocess.PIPE
         with self.start(*argv, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
             try:

@@ -131,7 +131,7 @@ def test_a_host_has_its_own_name_home_and_network(two):
     inodes = {a.run("readlink", "/proc/self/ns/net").stdout for _ in range(2)}
     inodes |= {b.run("readlink", "/proc/self/ns/net").stdout, os.readlink("/proc/self/ns/net")}
     assert len(inodes) == 3
-    assert a.processes() == b.processes() == {}
+    wait_until(lambda: a.processes() == b.processes() == {}, 5)  # the end of ssh's other side
 
 
 def test_a_cable_is_pulled_and_a_host_killed_and_both_come_back(two):

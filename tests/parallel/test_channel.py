@@ -238,6 +238,23 @@ def test_the_end_is_heard_after_all_that_was_told(job):
 # --- Who comes -----------------------------------------------------------------------------------
 
 
+def test_who_was_given_up_is_not_told_goodbye():
+    """A stopped rank 0, once woken, may hear that the other left before it looks at the clock; it
+    would take that for an end in order, and wait for ever."""
+    listener, follower = Listener("127.0.0.1"), []
+    options = {"address": "127.0.0.1", "port": listener.port, "secret": SECRET, "timeout": 10}
+    thread = threading.Thread(target=lambda: follower.append(open_channel(1, 2, **options)))
+    thread.start()
+    leader = open_channel(0, 2, listener=listener, **options)
+    thread.join()
+    follower[0].lost(0, "nothing heard of it for 6 s")
+    follower[0].close()
+    assert leader.failed.wait(5)
+    with pytest.raises(ClusterError, match=r"rank 1 .* was lost"):
+        leader.vote(1)
+    leader.close()
+
+
 def hello(rank, secret=SECRET):
     return encode(Kind.HELLO, secret + struct.pack("<I", rank) + b"stranger")
 
