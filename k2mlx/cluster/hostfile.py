@@ -85,7 +85,9 @@ def read_hostfile(path: Path) -> HostFile:
 def write_hostfile(path: Path, hostfile: HostFile, force: bool = False) -> None:
     """Raises: ConfigError where another one would be overwritten."""
     content = hostfile.to_json() + "\n"
-    if path.exists() and not force and path.read_text(encoding="utf-8") != content:
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, wanted a file to write; give another --out")
+    if path.exists() and not force and path.read_bytes() != content.encode():
         raise ConfigError(f"{path}: is there, and says something else; give --force to replace it")
     write_private(path, content)
 

@@ -2,7 +2,7 @@
 in a subnet that all of them are in, never those of a VPN.
 
 The parsers read what macOS's `ifconfig` and `networksetup -listallhardwareports` print, and Linux's
-`ip -j addr`. Written from their documented forms; nothing here was run on a Mac.
+`ip -d -j addr`. Written from their documented forms; nothing here was run on a Mac.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ VIRTUAL = re.compile(
     r"cni|lxc|awdl|llw|ap|anpi|p2p|dummy|ifb|rmnet|wwan)(\d|-|$)|bridge1\d\d|zt\w{8}|"
     r"tailscale|nebula|docker|br-|veth|virbr|flannel|cali|podman|lxd|incus",
     re.IGNORECASE,
+)
+
+# What `ip -d` calls links that lead through another, whatever their names. Not veth: a container's
+# only way out is one.
+TUNNELS = frozenset(
+    "tun wireguard ppp vxlan geneve gre gretap ip6gre ip6gretap ipip ip6tnl sit vti vti6 xfrm"
+    " erspan ip6erspan bareudp gtp ovpn l2tp amt dummy ifb nlmon".split()
 )
 
 
@@ -113,7 +120,7 @@ def from_mac(ifconfig: str, ports: str) -> list[Interface]:
 
 
 def from_linux(addresses: str, speeds: str = "", wireless: str = "") -> list[Interface]:
-    """Of `ip -j addr`, with lines 'eth0 10000' of speeds in Mbit/s and the names of Wi-Fi's.
+    """Of `ip -d -j addr`, with lines 'eth0 10000' of speeds in Mbit/s and the names of Wi-Fi's.
 
     Raises: ValueError for what `ip` does not print.
     """
@@ -125,6 +132,7 @@ def from_linux(addresses: str, speeds: str = "", wireless: str = "") -> list[Int
             continue
         rate = rates.get(name, "")
         plain = link.get("link_type") == "ether" and "POINTOPOINT" not in flags
+        plain &= link.get("linkinfo", {}).get("info_kind") not in TUNNELS
         found += [
             _interface(
                 name,
@@ -195,9 +203,12 @@ def _order(interface: Interface) -> tuple[Kind, int, str, IPv4Interface]:
 
 def _badness(network: IPv4Network, chosen: Sequence[Interface]) -> tuple:
     """A link-local subnet goes last among equals: two that have addresses in it need not be
-    connected."""
+    connected. And they hardly are where one is Thunderbolt and the other is not: that goes after
+    all other cables, before Wi-Fi."""
+    kinds = {interface.kind for interface in chosen}
     return (
-        max(interface.kind for interface in chosen),
+        max(kinds),
+        network.is_link_local and len(kinds) > 1,
         -min(interface.speed or 0 for interface in chosen),
         sum(interface.kind for interface in chosen),
         network.is_link_local,

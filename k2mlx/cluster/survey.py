@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import ClusterError, ConfigError
 from ..plan.machines import GIB, find_chip
@@ -27,7 +27,7 @@ if [ "$(uname -s)" = Darwin ]; then
   echo "== cores"; system_profiler SPDisplaysDataType 2>/dev/null | grep 'Number of Cores'
   echo "== thunderbolt"; system_profiler SPThunderboltDataType -json 2>/dev/null
 else
-  echo "== interfaces"; ip -j addr
+  echo "== interfaces"; ip -d -j addr
   echo "== speeds"
   for d in /sys/class/net/*; do echo "${d##*/} $(cat "$d/speed" 2>/dev/null)"; done
   echo "== wireless"; for d in /sys/class/net/*/wireless; do d=${d%/wireless}; echo "${d##*/}"; done
@@ -40,14 +40,16 @@ echo "== end"
 
 @dataclass(frozen=True)
 class Surveyed:
-    """A host. memory: bytes, 0 if unknown; chip: as `k2mlx plan` knows it, or ''. ports, rdma: its
-    Thunderbolt ports, and the names of its RDMA devices."""
+    """A host. memory: bytes, 0 if unknown; chip: as `k2mlx plan` knows it, or ''. rdma: the names
+    of its RDMA devices. thunderbolt, devices: its cables as system_profiler's JSON, and the device
+    of each port; read for jaccl alone, so that the ring does not depend on them."""
 
     interfaces: list[Interface]
     memory: int = 0
     chip: str = ""
-    ports: tuple[thunderbolt.Port, ...] = ()
     rdma: frozenset[str] = frozenset()
+    thunderbolt: str = ""
+    devices: Mapping[str, str] = field(default_factory=dict)
 
 
 def survey(host: str) -> Surveyed:
@@ -85,7 +87,7 @@ def make_hostfile(names: Sequence[str], backend: str) -> tuple[HostFile, list[st
     rdma: Mapping[str, tuple] = {}
     if backend == "jaccl":
         rdma = thunderbolt.rdma_matrix(
-            {name: list(host.ports) for name, host in surveyed.items()},
+            {name: _ports(name, host) for name, host in surveyed.items()},
             {name: set(host.rdma) for name, host in surveyed.items()},
         )
     hosts, lines = [], []
@@ -105,16 +107,26 @@ def _read(parts: Mapping[str, str]) -> Surveyed:
     if parts["system"].strip() != "Darwin":
         found = from_linux(parts["interfaces"], parts["speeds"], parts["wireless"])
         return Surveyed(found, size, rdma=rdma)
-    ports: list[thunderbolt.Port] = []
-    if parts.get("thunderbolt", "").strip():
-        ports = thunderbolt.ports(parts["thunderbolt"], devices(parts["ports"]))
     return Surveyed(
         from_mac(parts["interfaces"], parts["ports"]),
         size,
         _chip(parts.get("chip", ""), parts.get("cores", "")),
-        tuple(ports),
         rdma,
+        parts.get("thunderbolt", "").strip(),
+        devices(parts["ports"]),
     )
+
+
+def _ports(name: str, host: Surveyed) -> list[thunderbolt.Port]:
+    if not host.thunderbolt:
+        return []
+    try:
+        return thunderbolt.ports(host.thunderbolt, host.devices)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ClusterError(
+            f"{name}: cannot read its Thunderbolt cables ({error}); wanted what 'system_profiler"
+            " SPThunderboltDataType -json' prints; --backend ring does not need them"
+        ) from error
 
 
 def _chip(brand: str, cores: str) -> str:

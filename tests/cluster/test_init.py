@@ -86,6 +86,23 @@ def test_another_file_is_replaced_only_by_force(studios, capsys):
     assert (studios / "h.json").read_text() == "mine"
     assert init(studios, "--force") == 0
     assert init(studios) == 0  # it says the same
+    (studios / "h.json").write_bytes(b"\xff\xfe")  # no text at all
+    assert init(studios) == 2
+    assert (studios / "h.json").read_bytes() == b"\xff\xfe"
+    capsys.readouterr()
+    assert main(["cluster", "init", "studio1", "studio2", "--out", str(studios)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("said", ["oops", "[1]", '{"SPThunderboltDataType": [1]}'])
+def test_cables_that_cannot_be_read_are_in_the_way_of_jaccl_alone(studios, capsys, said):
+    place_mac(studios, "studio2", system_profiler=f"echo '{said}'")
+    assert init(studios) == 0
+    capsys.readouterr()
+    assert init(studios, "--backend", "jaccl", "--force") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("k2mlx: studio2: cannot read its Thunderbolt") and "ring" in error
+    assert json.loads((studios / "h.json").read_text())["backend"] == "ring"
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,24 @@ def test_a_faster_cable_of_one_kind_goes_first_and_link_local_last():
     )
 
 
+@given(
+    st.permutations([Kind.THUNDERBOLT, Kind.ETHERNET, Kind.ETHERNET]),
+    st.lists(st.sampled_from([None, 1000, 10000]), min_size=6, max_size=6),
+)
+def test_link_local_addresses_of_different_kinds_are_no_cable(kinds, speeds):
+    """A Thunderbolt port and an Ethernet port that gave themselves an address each."""
+    hosts = {
+        f"host{i}": [
+            Interface("own", kind, IPv4Interface(f"169.254.0.{i + 1}/16"), speeds[i]),
+            Interface("given", Kind.ETHERNET, IPv4Interface(f"10.0.0.{i + 1}/24"), speeds[i + 3]),
+        ]
+        for i, kind in enumerate(kinds)
+    }
+    assert {i.name for i in choose(hosts).values()} == {"given"}
+    alone = {host: found[:1] for host, found in hosts.items()}
+    assert {i.name for i in choose(alone).values()} == {"own"}  # check will tell
+
+
 # --- What commands print --------------------------------------------------------------------------
 
 
@@ -182,6 +200,10 @@ def link(name, address, link_type="ether", flags=("UP", "LOWER_UP"), **more):
         (link("office", "10.6.0.1/24", "none"), Kind.VIRTUAL),
         (link("tun0", "10.8.0.6/24", "none", ("UP", "POINTOPOINT")), Kind.VIRTUAL),
         (link("ztabcdefgh", "10.147.17.1/24"), Kind.VIRTUAL),
+        (link("office2", "10.8.0.6/24", linkinfo={"info_kind": "tun"}), Kind.VIRTUAL),
+        (link("edge", "10.9.0.6/24", linkinfo={"info_kind": "vxlan"}), Kind.VIRTUAL),
+        (link("eth1", "10.0.0.1/24", linkinfo={"info_kind": "veth"}), Kind.ETHERNET),
+        (link("eth0.7", "10.0.0.1/24", linkinfo={"info_kind": "vlan"}), Kind.ETHERNET),
         (link("docker0", "172.17.0.1/16"), Kind.VIRTUAL),
         (link("br-1f00aa12bc34", "172.18.0.1/16"), Kind.VIRTUAL),
         (link("virbr0", "192.168.122.1/24"), Kind.VIRTUAL),
