@@ -16,6 +16,8 @@ os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 # Nothing that a test imports may look for updates or models on the network.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# pytest-xdist sets the width of a terminal that its workers have not; commands would show progress.
+os.environ.pop("COLUMNS", None)
 # How long an example takes says more of the machine than of the property. The same examples each
 # time, so that a change is judged by what it changed; K2MLX_EXPLORE=1 draws new ones.
 settings.register_profile("k2mlx", deadline=None, derandomize="K2MLX_EXPLORE" not in os.environ)

@@ -14,17 +14,23 @@ from k2mlx.cluster import launch, rank
 from k2mlx.cluster.hostfile import Host, HostFile
 from k2mlx.cluster.supervise import Settings, model_of, supervise
 from k2mlx.home import home_path
+from tests.parallel.test_tensor_ring import free_ports
 from tests.test_house import ROOT
 
 pytestmark = pytest.mark.usefixtures("ssh")
 
 
+MODEL = {"model": "models/k2-nano"}
+
+
 class Supervised:
     """supervise() on a thread, and what it says."""
 
-    def __init__(self, folder, hosts, port, command=None, **settings):
+    def __init__(self, folder, hosts, command=None, **settings):
         self.folder, self.said, self.stop = folder, [], threading.Event()
-        chosen = Settings(sys.executable, port=port, **({"model": "models/k2-nano"} | settings))
+        chosen = Settings(
+            sys.executable, port=free_ports(4), **({"model": "models/k2-nano"} | settings)
+        )
         toy = [sys.executable, "-m", "tests.cluster.toy", str(folder)]
         hostfile = HostFile(tuple(Host(name, ("127.0.0.1",)) for name in hosts))
         self._arguments = (hostfile, command or toy, chosen, self.said.append, self.stop)
@@ -66,13 +72,13 @@ def gone(pids):
     ],
 )
 def test_the_exit_code_is_that_of_the_ranks(tmp_path, command, code):
-    run = Supervised(tmp_path, ["127.0.0.1"] * 2, 26000, command, retries=0)
+    run = Supervised(tmp_path, ["127.0.0.1"] * 2, command, retries=0)
     assert run.ended() == code
 
 
 def test_output_is_passed_on_without_the_ranks_own_lines(tmp_path, capfdbinary):
     code = "import sys; sys.stdout.write('a' * 20000 + 'no end of line')"
-    run = Supervised(tmp_path, ["127.0.0.1"] * 2, 26050, [sys.executable, "-c", code], retries=0)
+    run = Supervised(tmp_path, ["127.0.0.1"] * 2, [sys.executable, "-c", code], retries=0)
     assert run.ended() == 0
     out = capfdbinary.readouterr().out
     assert out.count(b"a") == 40000
@@ -81,7 +87,7 @@ def test_output_is_passed_on_without_the_ranks_own_lines(tmp_path, capfdbinary):
 
 
 def test_a_killed_rank_is_started_again(tmp_path):
-    run = Supervised(tmp_path, ["127.0.0.1", "two"], 26100)
+    run = Supervised(tmp_path, ["127.0.0.1", "two"])
     (own, watcher), others = run.processes(1), run.processes(0)
     (tmp_path / "again").touch()
     os.kill(own, signal.SIGKILL)
@@ -93,7 +99,7 @@ def test_a_killed_rank_is_started_again(tmp_path):
 
 
 def test_a_killed_watcher_takes_its_rank_along(tmp_path):
-    run = Supervised(tmp_path, ["127.0.0.1", "two"], 26200, retries=0)
+    run = Supervised(tmp_path, ["127.0.0.1", "two"], retries=0)
     own, watcher = run.processes(1)
     os.kill(watcher, signal.SIGKILL)
     assert run.ended() == 1
@@ -103,7 +109,7 @@ def test_a_killed_watcher_takes_its_rank_along(tmp_path):
 @pytest.mark.parametrize("both", [False, True], ids=["rank", "rank and watcher"])
 def test_a_stopped_rank_is_ended_and_started_again(tmp_path, monkeypatch, both):
     monkeypatch.setattr(launch, "DRAIN", 3.0)
-    run = Supervised(tmp_path, ["127.0.0.1"] * 2, 26300)
+    run = Supervised(tmp_path, ["127.0.0.1"] * 2)
     processes = run.processes(1)
     run.processes(0)
     (tmp_path / "again").touch()
@@ -115,7 +121,7 @@ def test_a_stopped_rank_is_ended_and_started_again(tmp_path, monkeypatch, both):
 
 
 def test_the_end_is_asked_for_before_it_is_forced(tmp_path, capfdbinary):
-    run = Supervised(tmp_path, ["127.0.0.1", "two"], 26400)
+    run = Supervised(tmp_path, ["127.0.0.1", "two"])
     processes = [*run.processes(0), *run.processes(1)]
     began = time.monotonic()
     run.stop.set()
@@ -133,7 +139,7 @@ def test_ctrl_c_ends_all_ranks_in_order(tmp_path, number):
     hosts = tmp_path / "hosts.json"
     hosts.write_text(HostFile((Host("127.0.0.1", ("127.0.0.1",)),) * 2).to_json())
     toy = [sys.executable, "-m", "tests.cluster.toy", str(tmp_path)]
-    words = ["cluster", "run", "--hostfile", str(hosts), "--port", "26500", "--", *toy]
+    words = ["cluster", "run", "--hostfile", str(hosts), "--port", str(free_ports(4)), "--", *toy]
     process = subprocess.Popen([sys.executable, "-m", "k2mlx", *words], stdout=subprocess.PIPE)
     limit = time.monotonic() + 30
     while not all((tmp_path / f"{r}.pid").exists() for r in range(2)):
@@ -150,7 +156,7 @@ def test_a_closed_terminal_ends_all_ranks(tmp_path):
     hosts = tmp_path / "hosts.json"
     hosts.write_text(HostFile((Host("127.0.0.1", ("127.0.0.1",)),) * 2).to_json())
     toy = [sys.executable, "-m", "tests.cluster.toy", str(tmp_path)]
-    words = ["cluster", "run", "--hostfile", str(hosts), "--port", "26550", "--", *toy]
+    words = ["cluster", "run", "--hostfile", str(hosts), "--port", str(free_ports(4)), "--", *toy]
     master, slave = os.openpty()
     own_terminal = (  # setsid, then the terminal is that of the session
         "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0);"
@@ -175,7 +181,7 @@ def test_nothing_is_left_where_the_watch_itself_is_killed(tmp_path):
         HostFile((Host("127.0.0.1", ("127.0.0.1",)), Host("two", ("127.0.0.1",)))).to_json()
     )
     toy = [sys.executable, "-m", "tests.cluster.toy", str(tmp_path)]
-    words = ["cluster", "run", "--hostfile", str(hosts), "--port", "26580", "--", *toy]
+    words = ["cluster", "run", "--hostfile", str(hosts), "--port", str(free_ports(4)), "--", *toy]
     with subprocess.Popen([sys.executable, "-m", "k2mlx", *words]) as process:
         limit = time.monotonic() + 30
         while not all((tmp_path / f"{r}.pid").exists() for r in range(2)):
@@ -190,7 +196,7 @@ def test_nothing_is_left_where_the_watch_itself_is_killed(tmp_path):
 
 
 def test_a_host_that_comes_back_is_waited_for(tmp_path):
-    run = Supervised(tmp_path, ["127.0.0.1", "two"], 26600, wait=30.0)
+    run = Supervised(tmp_path, ["127.0.0.1", "two"], wait=30.0)
     own, _ = run.processes(1)
     down = tmp_path / "two.down"
     down.touch()
@@ -209,7 +215,7 @@ def test_a_host_that_comes_back_is_waited_for(tmp_path):
     ("model", "code"), [("models/k2-nano", 0), ("kimi-k2-thinking", 1), (None, 1)]
 )
 def test_the_rest_goes_on_if_it_can_hold_the_model(tmp_path, model, code):
-    run = Supervised(tmp_path, ["one", "two"], 26700, wait=0.2, model=model)
+    run = Supervised(tmp_path, ["one", "two"], wait=0.2, model=model)
     own, _ = run.processes(1)
     run.processes(0)
     (tmp_path / "two.down").touch()
@@ -227,7 +233,7 @@ def test_the_rest_goes_on_if_it_can_hold_the_model(tmp_path, model, code):
 
 def test_starting_again_has_an_end(tmp_path):
     fails = [sys.executable, "-c", "exit(3)"]
-    run = Supervised(tmp_path, ["127.0.0.1"], 26800, fails, retries=2)
+    run = Supervised(tmp_path, ["127.0.0.1"], fails, retries=2)
     assert run.ended() == 1
     assert run.said[-1] == "gave up after 3 starts"
 
