@@ -9,6 +9,7 @@ cannot be used (one line on standard error; --debug shows the traceback); 130 in
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -101,6 +102,8 @@ def _run(name: str, args: list[str], debug: bool) -> int:
     except BrokenPipeError:
         raise
     except (K2Error, OSError, ImportError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EIO and not error.filename:
+            raise BrokenPipeError from error  # the terminal has gone
         message = _one_line(error)
         if debug or message is None:
             raise

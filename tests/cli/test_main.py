@@ -1,6 +1,7 @@
 """What all commands share: help, versions, one-line errors, exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -158,6 +159,34 @@ sys.exit(cli.main(["probe"]))
         pipe.stdout.close()
         assert pipe.stderr.read() == ""
     assert pipe.returncode == 141
+
+
+def test_a_terminal_that_goes_away_is_the_end(capfd):
+    code = """
+import os, signal, sys
+from types import ModuleType
+from k2mlx import cli
+
+def run(args):
+    os.close(int(sys.argv[1]))  # the other end of our terminal
+    print("line", flush=True)
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+probe = ModuleType("probe_command", "A probe.")
+probe.arguments = lambda parser: None
+probe.run = run
+sys.modules["probe_command"] = probe
+cli.COMMANDS["probe"] = ("probe_command", "")
+sys.exit(cli.main(["probe"]))
+"""
+    master, slave = os.openpty()
+    done = subprocess.Popen(
+        [sys.executable, "-c", code, str(master)], stdout=slave, pass_fds=[master]
+    )
+    os.close(slave)
+    os.close(master)
+    assert done.wait(30) == 141
+    assert capfd.readouterr().err == ""
 
 
 def test_public_functions_are_lazy_and_leave_the_modules_theirs():
