@@ -26,8 +26,7 @@ import numpy as np
 from .channel import GREETING, SECRET, Channel, Listener
 from .wire import Kind, WireError, encode, receive
 
-_LENGTH = struct.Struct("<I")
-_RANK = struct.Struct("<I")
+_WORD = struct.Struct("<I")  # a length; a rank
 
 
 class LinkError(Exception):
@@ -72,7 +71,7 @@ class Link:
             return
         content = _bytes(unsent)
         try:
-            self._right.sendall(_LENGTH.pack(len(content)) + content)
+            self._right.sendall(_WORD.pack(len(content)) + content)
         except OSError as error:
             raise LinkError(f"the connection to the right neighbour ended ({error})") from error
 
@@ -104,9 +103,9 @@ class Link:
 
     def _receive(self, into: memoryview) -> None:
         """Into the memory of an array that nothing has been computed from."""
-        head = bytearray(_LENGTH.size)
+        head = bytearray(_WORD.size)
         self._fill(memoryview(head))
-        (length,) = _LENGTH.unpack(head)
+        (length,) = _WORD.unpack(head)
         if length != len(into):
             raise LinkError(
                 f"the left neighbour sends {length} bytes, wanted {len(into)}; the ranks are out of"
@@ -145,7 +144,7 @@ def open_link(address: str, channel: Channel, timeout: float) -> Link:
         to, port = addresses[(rank + 1) % size]
         try:
             right = socket.create_connection((to, int(port)), timeout)
-            right.sendall(encode(Kind.HELLO, secret + _RANK.pack(rank)))
+            right.sendall(encode(Kind.HELLO, secret + _WORD.pack(rank)))
             left = _awaited(door, (rank - 1) % size, secret, deadline)
         except OSError as error:
             channel.fail(f"its neighbours at {to}:{port} and on {address} do not come ({error})")
@@ -159,7 +158,7 @@ def open_link(address: str, channel: Channel, timeout: float) -> Link:
 
 def _awaited(door: socket.socket, left: int, secret: bytes, deadline: float) -> socket.socket:
     """The connection of the left neighbour; others are sent away."""
-    wanted = secret + _RANK.pack(left)
+    wanted = secret + _WORD.pack(left)
     while True:
         door.settimeout(max(deadline - time.monotonic(), 0.001))
         connection, _ = door.accept()

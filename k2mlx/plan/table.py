@@ -56,7 +56,7 @@ def _parts(plan: Plan) -> list[str]:
         f"a layer: {_gb(smallest)} GB (layer {sizes.index(smallest)}) to {_gb(largest)} GB "
         f"(layer {sizes.index(largest)}); of the embedding a token reads one row"
     )
-    return [*aligned(rows), *_wrapped(per_layer, indent="  ")]
+    return [*_aligned(rows), *_wrapped(per_layer, indent="  ")]
 
 
 def _cache(plan: Plan) -> list[str]:
@@ -83,7 +83,7 @@ def _options(plan: Plan) -> list[str]:
         rows.append(
             (f"  {option.name}{mark}", _gb(option.sizes.total), reads, fits, longest, speed)
         )
-    return aligned(rows)
+    return _aligned(rows)
 
 
 def _needs(plan: Plan) -> list[str]:
@@ -101,7 +101,7 @@ def _needs(plan: Plan) -> list[str]:
         counts = (str(count) if count else "-" for count in needed)
         rows.append((f"  {option.name}", _gb(option.sizes.total), *counts))
     return [
-        *aligned(rows),
+        *_aligned(rows),
         "  how many it takes of each Mac, its GPU limit raised, the cache counted",
     ]
 
@@ -113,7 +113,7 @@ def _machines(machines: Sequence[Machine]) -> list[str]:
         speed = f"{machine.chip.bandwidth:g}" if machine.chip else "unknown"
         mark = "*" if machine.chip and not machine.chip.checked else " "
         rows.append((f"  {machine.name}", *(f"{n / 1e9:.1f}" for n in limits), speed + mark))
-    lines = aligned(rows)
+    lines = _aligned(rows)
     if any(machine.chip and not machine.chip.checked for machine in machines):
         lines.append("  * from general knowledge, not checked against Apple's pages")
     return lines
@@ -133,7 +133,7 @@ def _layers(plan: Plan, option: Option) -> list[str]:
         row = (f"  {rank + 1} {machine.name}", span, *(f"{n / 1e9:.1f}" for n in figures), *speed)
         rows.append(row)
     title = f"layers ({option.name}), GB; the first machine also holds the embedding, the last"
-    return [f"{title} the head", *aligned(rows)]
+    return [f"{title} the head", *_aligned(rows)]
 
 
 def _speed(plan: Plan, option: Option) -> list[str]:
@@ -210,7 +210,7 @@ def _wrapped(*paragraphs: str, indent: str = "") -> list[str]:
     ]
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns of their own width: the first to the left, others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     spare = WIDTH - sum(widths) - 2 * (len(widths) - 1)

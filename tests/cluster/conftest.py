@@ -1,19 +1,9 @@
-"""A stand-in for ssh that runs the command on this machine."""
-
-import os
+"""What tests of `cluster run` stand on: a home of their own, and an ssh that runs commands here."""
 
 import pytest
 
+from tests.cluster.macs import place_ssh, write
 from tests.test_house import ROOT
-
-SSH = """#!/bin/sh
-# A host is down while there is a file for it; NAME.env, if there is one, is sourced first.
-while [ "${1#-}" != "$1" ]; do [ "$1" = -o ] && shift; shift; done
-[ -e "$HOSTS/$1.down" ] && { echo "connect to host $1: No route to host" >&2; exit 255; }
-[ -e "$HOSTS/$1.env" ] && . "$HOSTS/$1.env"
-shift
-exec bash -c "$*"
-"""
 
 
 @pytest.fixture
@@ -21,11 +11,6 @@ def ssh(tmp_path, monkeypatch):
     """The folder that says which hosts are down."""
     monkeypatch.setenv("K2MLX_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("HOSTS", str(tmp_path))
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, text in {"ssh": SSH, "stty": "#!/bin/sh"}.items():  # there is no terminal
-        (programs / name).write_text(text + "\n")
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    place_ssh(tmp_path, monkeypatch)
+    write(tmp_path / "ssh-bin" / "stty", "#!/bin/sh\n")  # there is no terminal
     return tmp_path

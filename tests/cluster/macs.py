@@ -12,7 +12,7 @@ while [ "${1#-}" != "$1" ]; do [ "$1" = -o ] && shift; shift; done
 [ -e "$HOSTS/$1.down" ] && { echo "ssh: connect to host $1: No route to host" >&2; exit 255; }
 PATH="$HOSTS/$1:$PATH"; export PATH
 shift
-exec sh -c "$*"
+exec bash -c "$*"
 """
 PROGRAMS = {
     "uname": "echo Darwin",

@@ -14,6 +14,7 @@ import pytest
 
 from tests.cluster import hosts as stage
 from tests.cluster.hosts import ROOT, hosts, launch, wait_until
+from tests.parallel.marks import Marks
 
 WHY_NOT = stage.missing()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
@@ -60,7 +61,7 @@ def alone():
         return said(one.run(*K2MLX, *ASK, "--json").stdout)["text"]
 
 
-class Ranks:
+class Ranks(Marks):
     """tests/parallel/rank.py on the hosts, which marks how far each rank is and how it ended."""
 
     def __init__(self, made, words):
@@ -75,17 +76,6 @@ class Ranks:
         path = self.folder / f"{rank}.{what}"
         wait_until(path.exists, within, self)
         return path.read_text()
-
-    def pid(self, rank):
-        """On its host."""
-        return int(self.read(rank, "pid"))
-
-    def ended(self, rank, within):
-        """(code, when, the lines of its standard error)"""
-        code, when = self.read(rank, "code", within).split()
-        lines = self.read(rank, "err").splitlines()
-        # MLX's own, of a neighbour that is gone, as often as it tries to reach it.
-        return int(code), float(when), [line for line in lines if not line.startswith("[ring]")]
 
     def left(self):
         """What still runs of k2mlx, anywhere."""

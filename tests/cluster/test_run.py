@@ -14,7 +14,7 @@ from k2mlx.cluster import launch, rank
 from k2mlx.cluster.hostfile import Host, HostFile
 from k2mlx.cluster.supervise import Settings, model_of, supervise
 from k2mlx.home import home_path
-from tests.parallel.test_tensor_ring import free_ports
+from tests.ports import free_ports
 from tests.test_house import ROOT
 
 pytestmark = pytest.mark.usefixtures("ssh")

@@ -31,6 +31,17 @@ def tiny_config(**changes) -> ModelConfig:
     return replace(TINY, **(values | changes))
 
 
+def load_decided(layers) -> Loaded:
+    """A model whose likeliest tokens are far apart, so that rounding flips none."""
+    config = tiny_config(num_hidden_layers=layers, max_position_embeddings=512)
+    mx.random.seed(1)
+    model = Model(config)
+    model.reset(seed=3)
+    model.update({"lm_head": {"weight": model.lm_head.weight * 40}})
+    mx.eval(model.parameters())
+    return Loaded(model, ByteTokenizer(), config, Path("tiny"), 12345)
+
+
 class ScriptedModel(nn.Module):
     """Its likeliest next token is `following(all tokens in the cache)`; it records its calls.
 

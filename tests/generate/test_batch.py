@@ -4,7 +4,7 @@ import gc
 import threading
 import time
 import weakref
-from pathlib import Path
+from functools import partial
 
 import mlx.core as mx
 import pytest
@@ -17,21 +17,9 @@ from k2mlx.generate.memory import PrefixSettings
 from k2mlx.generate.prefix import PrefixStore
 from k2mlx.generate.sampling import Sampling
 from k2mlx.generate.sequence import Sequence
-from k2mlx.load import Loaded
-from k2mlx.model import Model
-from k2mlx.tokenizer import ByteTokenizer
-from tests.generate.conftest import tiny_config
+from tests.generate.conftest import load_decided
 
-
-def load():
-    """A model whose likeliest tokens are far apart, so that rounding flips none."""
-    config = tiny_config(num_hidden_layers=3, max_position_embeddings=512)
-    mx.random.seed(1)
-    model = Model(config)
-    model.reset(seed=3)
-    model.update({"lm_head": {"weight": model.lm_head.weight * 40}})
-    mx.eval(model.parameters())
-    return Loaded(model, ByteTokenizer(), config, Path("tiny"), 12345)
+load = partial(load_decided, 3)
 
 
 @pytest.fixture(scope="module")

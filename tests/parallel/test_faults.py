@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.parallel.test_tensor_ring import free_ports
+from tests.parallel.marks import Marks
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = Path(sys.executable).with_name("mlx.launch")
@@ -28,7 +29,7 @@ WITHIN = 10.0  # seconds, the issue's
 GENERATE = ("generate", "--raw", "--prompt", "one two three four " * 200, "--max-tokens", "800")
 
 
-class Launched:
+class Launched(Marks):
     """Ranks of rank.py under mlx.launch."""
 
     def __init__(self, folder, size, words, module_words=()):
@@ -54,16 +55,6 @@ class Launched:
     def everything(self):
         found = {path.name: path.read_text() for path in sorted(self.folder.iterdir())}
         return "\n".join(f"--- {name}\n{text}" for name, text in found.items())
-
-    def pid(self, rank):
-        return int(self.read(rank, "pid"))
-
-    def ended(self, rank, within):
-        """(code, when, the lines of its standard error)"""
-        code, when = self.read(rank, "code", within).split()
-        lines = self.read(rank, "err").splitlines()
-        # MLX's own, of a neighbour that is gone, as often as it tries to reach it.
-        return int(code), float(when), [line for line in lines if not line.startswith("[ring]")]
 
     def close(self):
         """End what is left; a process that is stopped hears SIGTERM once it goes on."""

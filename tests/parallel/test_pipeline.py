@@ -1,8 +1,7 @@
 """Engines over several ranks: everyone gets the tokens that one machine gives, in any mix."""
 
-from pathlib import Path
+from functools import partial
 
-import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,25 +10,13 @@ from k2mlx.generate.engine import Engine
 from k2mlx.generate.memory import PrefixSettings
 from k2mlx.generate.sampling import Sampling
 from k2mlx.load import Loaded
-from k2mlx.model import Model
-from k2mlx.tokenizer import ByteTokenizer
 from k2mlx.weights.load import save_model
-from tests.generate.conftest import tiny_config
+from tests.generate.conftest import load_decided
 from tests.parallel.company import company
 
 LAYERS = 5
 SPLITS = [[2, 3], [4, 1], [1, 1, 3], [2, 1, 1, 1], [1] * 5]
-
-
-def load():
-    """A model whose likeliest tokens are far apart, so that rounding flips none."""
-    config = tiny_config(num_hidden_layers=LAYERS, max_position_embeddings=512)
-    mx.random.seed(1)
-    model = Model(config)
-    model.reset(seed=3)
-    model.update({"lm_head": {"weight": model.lm_head.weight * 40}})
-    mx.eval(model.parameters())
-    return Loaded(model, ByteTokenizer(), config, Path("tiny"), 12345)
+load = partial(load_decided, LAYERS)
 
 
 @pytest.fixture(scope="module")

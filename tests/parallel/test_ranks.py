@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from itertools import count
 from pathlib import Path
 from statistics import median
 
@@ -14,16 +13,16 @@ from k2mlx.generate.engine import Engine
 from tests.folders import write_folder
 from tests.parallel import program
 from tests.parallel.test_pipeline import load
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = Path(sys.executable).with_name("mlx.launch")
-PORTS = count(20000 + os.getpid() % 200 * 50, 8)
 
 
 def launch(size, *command, timeout=120.0):
     """What the ranks print, and the launcher's whole output for when it is not that."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "MLX_DISABLE_COMPILE": "1"}
-    start = [LAUNCH, "-n", str(size), "--backend", "ring", "--starting-port", str(next(PORTS))]
+    start = [LAUNCH, "-n", str(size), "--backend", "ring", "--starting-port", str(free_ports(size))]
     done = subprocess.run(
         [*start, "--", sys.executable, *command],
         capture_output=True, text=True, env=env, cwd=ROOT, timeout=timeout,

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,25 +12,10 @@ import pytest
 
 from k2mlx.weights.load import load_model, save_model
 from tests.parallel.shares import WIDE, answers, bytes_of, wide_model, worst
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parent.parent.parent
 RANK = Path(__file__).with_name("tensor_rank.py")
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on."""
-    for start in range(41000 + os.getpid() % 500 * 16, 60000, 16):
-        sockets = [socket.socket() for _ in range(count)]
-        try:
-            for i, s in enumerate(sockets):
-                s.bind(("127.0.0.1", start + i))
-            return start
-        except OSError:
-            continue
-        finally:
-            for s in sockets:
-                s.close()
-    raise AssertionError("no free ports")
 
 
 def ring(folder: Path, out: Path, size: int, how: str) -> list[tuple[list[np.ndarray], np.ndarray]]:
